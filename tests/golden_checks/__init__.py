@@ -1,0 +1,1 @@
+"""One function `check_<kind>(case)` per kind of golden vector, by area."""
