@@ -1,0 +1,101 @@
+"""From Detectron2's list of input dicts to batched tensors, without waiting for the device.
+
+Shape shorthand: B images, M annotated objects of all images together, G ignored regions of all
+images together. Points are in px of the network input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from detectron2.structures import ImageList
+
+
+@dataclass(frozen=True)
+class PointTargets:
+    """The annotated points of a batch, one after another.
+
+    Attributes:
+        points: (M, 2) x, y.
+        labels: (M,) int64 contiguous classes.
+        batch_index: (M,) int64, image of each point.
+        counts: points per image, on the host, so that nobody has to ask the device.
+        regions: (G, 4) x1, y1, x2, y2 of ignored and crowd regions.
+        region_index: (G,) int64, image of each region.
+    """
+
+    points: torch.Tensor
+    labels: torch.Tensor
+    batch_index: torch.Tensor
+    counts: list[int]
+    regions: torch.Tensor
+    region_index: torch.Tensor
+
+
+def batch_images(
+    batched_inputs: list[dict],
+    pixel_mean: torch.Tensor,
+    pixel_std: torch.Tensor,
+    size_divisibility: int,
+) -> ImageList:
+    """Normalises the images and pads them right and bottom, after normalisation: pad = mean."""
+    device = pixel_mean.device
+    images = [x["image"].to(device, non_blocking=True) for x in batched_inputs]
+    return ImageList.from_tensors(
+        [(image - pixel_mean) / pixel_std for image in images], size_divisibility
+    )
+
+
+def padded_sizes(image_sizes: list[tuple[int, int]], divisibility: int) -> list[tuple[int, int]]:
+    """(height, width) of each image padded by itself; the batch's canvas may be larger."""
+    return [tuple(-(-side // divisibility) * divisibility for side in size) for size in image_sizes]
+
+
+def to_device(values: list, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A small host list as a tensor on `device`, without waiting for the copy."""
+    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
+
+
+def batch_targets(batched_inputs: list[dict], device: torch.device) -> PointTargets:
+    """Concatenates the annotated points and ignored regions of all images."""
+    instances = [x["instances"] for x in batched_inputs]
+    counts = [len(x) for x in instances]
+    regions = [x.get("ignore_regions", torch.zeros(0, 4)).reshape(-1, 4) for x in batched_inputs]
+
+    def image_index(lengths: list[int]) -> torch.Tensor:
+        index = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+        return index.to(device, non_blocking=True)
+
+    return PointTargets(
+        points=torch.cat([x.gt_points.reshape(-1, 2) for x in instances])
+        .float()
+        .to(device, non_blocking=True),
+        labels=torch.cat([x.gt_classes for x in instances]).to(device, non_blocking=True),
+        batch_index=image_index(counts),
+        counts=counts,
+        regions=torch.cat(regions).float().to(device, non_blocking=True),
+        region_index=image_index([len(r) for r in regions]),
+    )
+
+
+def region_mask(
+    regions: torch.Tensor,
+    region_index: torch.Tensor,
+    positions: torch.Tensor,
+    num_images: int,
+) -> torch.Tensor:
+    """Which positions lie inside an ignored region of an image.
+
+    Args:
+        regions: (G, 4) x1, y1, x2, y2 px.
+        region_index: (G,) image of each region.
+        positions: (L, 2) x, y px, the same for all images.
+
+    Returns:
+        (num_images, L) bool.
+    """
+    low, high = regions[:, None, :2], regions[:, None, 2:]
+    inside = ((positions >= low) & (positions < high)).all(dim=-1)
+    hits = positions.new_zeros(num_images, len(positions))
+    return hits.index_add(0, region_index, inside.to(hits.dtype)) > 0

@@ -1,0 +1,133 @@
+"""The losses of CPRNet (Eq. 3-10) as pure functions of tensors.
+
+Shape shorthand: M objects, U points per bag (the annotated point is the last), K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+# Added inside the logarithms, as in the official code.
+EPS = 1e-6
+
+
+def focal_loss(scores: torch.Tensor, targets: torch.Tensor, gamma: float) -> torch.Tensor:
+    """Focal loss of probabilities (Eq. 4 with its missing minus), per element.
+
+    -|p - q|^gamma (q log(p + e) + (1 - q) log(1 - p + e)), e = 1e-6 (official code).
+
+    Args:
+        scores: probabilities p.
+        targets: q in [0, 1], same shape.
+    """
+    log_likelihood = targets * torch.log(scores + EPS) + (1 - targets) * torch.log(1 - scores + EPS)
+    return -((scores - targets).abs() ** gamma) * log_likelihood
+
+
+def bag_scores(
+    cls_logits: torch.Tensor, ins_logits: torch.Tensor, valid: torch.Tensor
+) -> torch.Tensor:
+    """Bag scores S_B (Eq. 5-6): sum over the bag of sigmoid(cls) * softmax(ins).
+
+    The softmax runs over the valid points of the bag, per class. A bag without a valid point has
+    score 0.
+
+    Args:
+        cls_logits, ins_logits: (M, U, K).
+        valid: (M, U) bool.
+
+    Returns:
+        (M, K) in [0, 1].
+    """
+    weights = ins_logits.softmax(dim=1) * valid[..., None].to(ins_logits.dtype)
+    # Renormalising after the mask (official code) is the softmax over the valid points.
+    weights = F.normalize(weights, p=1, dim=1, eps=1e-12)
+    return (weights * cls_logits.sigmoid()).sum(dim=1)
+
+
+def mil_loss(
+    scores: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor, gamma: float
+) -> torch.Tensor:
+    """L_MIL (Eq. 7) before the division by M: (M, K) bag scores, (M,) labels -> scalar.
+
+    Objects without a valid bag point weigh nothing; `valid` is (M, U).
+    """
+    targets = F.one_hot(labels, scores.shape[1]).to(scores.dtype)
+    per_object = focal_loss(scores, targets, gamma).sum(dim=1)
+    return (per_object * valid.any(dim=1)).sum()
+
+
+def annotation_loss(
+    cls_logits: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor, gamma: float
+) -> torch.Tensor:
+    """L_ann (Eq. 8-9) before the division.
+
+    Args:
+        cls_logits: (M, K) at the annotated points.
+        labels: (M,).
+        valid: (M,) bool, whether the annotated point lies in its image.
+    """
+    targets = F.one_hot(labels, cls_logits.shape[1]).to(cls_logits.dtype)
+    per_object = focal_loss(cls_logits.sigmoid(), targets, gamma).sum(dim=1)
+    return (per_object * valid).sum()
+
+
+def negative_loss(cls_logits: torch.Tensor, mask: torch.Tensor, gamma: float) -> torch.Tensor:
+    """L_neg (Eq. 10) before the division by M: the sum over all negatives and classes.
+
+    Args:
+        cls_logits: logits of all cells.
+        mask: bool of the same shape, the negatives of each class.
+    """
+    scores = cls_logits.sigmoid()
+    loss = -(scores**gamma) * torch.log(1 - scores + EPS)
+    return torch.where(mask, loss, 0).sum()
+
+
+def at_least_one(counts: torch.Tensor) -> torch.Tensor:
+    """The official normaliser: the local counts, at least 1."""
+    return counts.clamp(min=1)
+
+
+def cpr_losses(
+    bag_cls_logits: torch.Tensor,
+    bag_ins_logits: torch.Tensor,
+    bag_valid: torch.Tensor,
+    labels: torch.Tensor,
+    neg_cls_logits: torch.Tensor,
+    neg_mask: torch.Tensor,
+    *,
+    weights: dict[str, float],
+    gamma: float,
+    normalizer: Callable[[torch.Tensor], torch.Tensor] = at_least_one,
+) -> dict[str, torch.Tensor]:
+    """The three weighted terms of L_CPR (Eq. 3).
+
+    L_MIL and L_neg are divided by the number of objects with a valid bag point, L_ann by the number
+    of valid annotated points (official code), over all images together.
+
+    Args:
+        bag_cls_logits, bag_ins_logits: (M, U, K).
+        bag_valid: (M, U) bool.
+        labels: (M,) int64.
+        neg_cls_logits, neg_mask: same shape, see `negative_loss`.
+        weights: of "mil", "ann" and "neg".
+        normalizer: (2,) counts of this process -> (2,) divisors.
+
+    Returns:
+        {"loss_mil", "loss_ann", "loss_neg"}: scalars.
+    """
+    scores = bag_scores(bag_cls_logits, bag_ins_logits, bag_valid)
+    counts = torch.stack((bag_valid.any(dim=1).sum(), bag_valid[:, -1].sum())).to(scores.dtype)
+    num_bags, num_points = normalizer(counts).unbind()
+    mil = mil_loss(scores, labels, bag_valid, gamma)
+    ann = annotation_loss(bag_cls_logits[:, -1], labels, bag_valid[:, -1], gamma)
+    neg = negative_loss(neg_cls_logits, neg_mask, gamma)
+    return {
+        "loss_mil": weights["mil"] * mil / num_bags,
+        "loss_ann": weights["ann"] * ann / num_points,
+        "loss_neg": weights["neg"] * neg / num_bags,
+    }

@@ -1,0 +1,132 @@
+"""The losses of CPRNet against numbers worked by hand and against their definition."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torchvision.ops import sigmoid_focal_loss
+
+from cpr.modeling.losses import (
+    annotation_loss,
+    bag_scores,
+    cpr_losses,
+    focal_loss,
+    mil_loss,
+    negative_loss,
+)
+
+WEIGHTS = {"mil": 1.0, "ann": 1.0, "neg": 1.0}
+
+
+def _logit(p):
+    return math.log(p / (1 - p))
+
+
+def test_focal_loss_by_hand():
+    loss = focal_loss(torch.tensor([0.5, 0.9]), torch.tensor([1.0, 0.0]), gamma=2.0)
+    assert loss.tolist() == pytest.approx([-0.25 * math.log(0.5), -0.81 * math.log(0.1)], rel=1e-4)
+
+
+def test_focal_loss_equals_torchvision_without_alpha():
+    # Within +-4, where the e in the logarithms does not show.
+    logits = torch.linspace(-4, 4, 40)
+    targets = (torch.arange(40) % 3 == 0).float()
+    expected = sigmoid_focal_loss(logits, targets, alpha=-1, gamma=2.0)
+    torch.testing.assert_close(
+        focal_loss(logits.sigmoid(), targets, 2.0), expected, atol=1e-5, rtol=1e-4
+    )
+
+
+def test_bag_score_by_hand():
+    # Softmax weights 0.25 and 0.75, class scores 0.2 and 0.6.
+    ins = torch.tensor([[[0.0], [math.log(3)], [9.0]]])
+    cls = torch.tensor([[[_logit(0.2)], [_logit(0.6)], [9.0]]])
+    valid = torch.tensor([[True, True, False]])
+    assert bag_scores(cls, ins, valid).item() == pytest.approx(0.25 * 0.2 + 0.75 * 0.6, rel=1e-6)
+
+
+def test_bag_without_valid_point_scores_and_weighs_nothing():
+    cls, ins = torch.randn(2, 4, 3), torch.randn(2, 4, 3)
+    valid = torch.tensor([[True] * 4, [False] * 4])
+    scores = bag_scores(cls, ins, valid)
+    assert scores[1].tolist() == [0, 0, 0]
+    labels = torch.tensor([0, 2])
+    assert mil_loss(scores, labels, valid, 2.0) == mil_loss(scores[:1], labels[:1], valid[:1], 2.0)
+
+
+def test_annotation_and_negative_loss_by_hand():
+    logits = torch.tensor([[_logit(0.5), _logit(0.1)], [5.0, 5.0]])
+    ann = annotation_loss(logits, torch.tensor([0, 0]), torch.tensor([True, False]), 2.0)
+    assert ann.item() == pytest.approx(-0.25 * math.log(0.5) - 0.01 * math.log(0.9), rel=1e-4)
+    mask = torch.tensor([[True, False], [False, False]])
+    assert negative_loss(logits, mask, 2.0).item() == pytest.approx(-0.25 * math.log(0.5), rel=1e-4)
+
+
+def _random_inputs(num_objects, num_classes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(*shape):
+        return torch.randn(*shape, generator=generator).requires_grad_()
+
+    return {
+        "bag_cls_logits": randn(num_objects, 9, num_classes),
+        "bag_ins_logits": randn(num_objects, 9, num_classes),
+        "bag_valid": torch.rand(num_objects, 9, generator=generator) > 0.2,
+        "labels": torch.randint(num_classes, (num_objects,), generator=generator),
+        "neg_cls_logits": randn(30, num_classes),
+        "neg_mask": torch.rand(30, num_classes, generator=generator) > 0.5,
+    }
+
+
+@pytest.mark.parametrize("num_classes", [1, 4])
+def test_no_objects_gives_a_differentiable_zero_and_negatives_still_count(num_classes):
+    inputs = _random_inputs(0, num_classes)
+    losses = cpr_losses(**inputs, weights=WEIGHTS, gamma=2.0)
+    assert losses["loss_mil"].item() == 0
+    assert losses["loss_ann"].item() == 0
+    assert losses["loss_neg"].item() > 0
+    sum(losses.values()).backward()
+    assert torch.isfinite(inputs["neg_cls_logits"].grad).all()
+
+
+@pytest.mark.parametrize("term", ["loss_mil", "loss_ann", "loss_neg"])
+def test_every_term_has_a_gradient(term):
+    inputs = _random_inputs(3, 2)
+    cpr_losses(**inputs, weights=WEIGHTS, gamma=2.0)[term].backward()
+    reached = {
+        name
+        for name in ("bag_cls_logits", "bag_ins_logits", "neg_cls_logits")
+        if inputs[name].grad is not None and inputs[name].grad.abs().sum() > 0
+    }
+    assert (
+        reached
+        == {
+            "loss_mil": {"bag_cls_logits", "bag_ins_logits"},
+            "loss_ann": {"bag_cls_logits"},
+            "loss_neg": {"neg_cls_logits"},
+        }[term]
+    )
+
+
+def test_normaliser_divides_by_objects_with_a_valid_point():
+    inputs = _random_inputs(4, 2)
+    inputs["bag_valid"][1] = False
+    losses = cpr_losses(**inputs, weights=WEIGHTS, gamma=2.0)
+    mil = mil_loss(
+        bag_scores(inputs["bag_cls_logits"], inputs["bag_ins_logits"], inputs["bag_valid"]),
+        inputs["labels"],
+        inputs["bag_valid"],
+        2.0,
+    )
+    np.testing.assert_allclose(losses["loss_mil"].item(), mil.item() / 3, rtol=1e-6)
+
+
+def test_extreme_logits_stay_finite():
+    inputs = _random_inputs(2, 3)
+    for name in ("bag_cls_logits", "bag_ins_logits", "neg_cls_logits"):
+        inputs[name] = (inputs[name].detach() * 1e4).requires_grad_()
+    losses = cpr_losses(**inputs, weights=WEIGHTS, gamma=2.0)
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert torch.isfinite(inputs["bag_cls_logits"].grad).all()
