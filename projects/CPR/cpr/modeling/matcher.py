@@ -24,16 +24,16 @@ LOG_EPS = 1e-12
 # Cost of a pair that must not be chosen; far above any real cost, exact enough in float32.
 UNAVAILABLE = 1e9
 # An object bids for its SHORTLIST_FACTOR * k cheapest candidates.
-SHORTLIST_FACTOR = 16
+SHORTLIST_FACTOR = 32
 # Bids per round, and rounds beyond k for objects that got nothing within them. Contested references
 # settle within a few bids; see benchmarks/benchmark_assignment.py.
-AUCTION_STEPS = 12
+AUCTION_STEPS = 16
 EXTRA_ROUNDS = 2
 # Least raise of the first bid, in units of the cost, and its growth per bid. The least raise bounds
 # how far a round is from the cheapest in total; its growth ends the price wars of objects at the
 # same place.
-LEAST_RAISE = 0.01
-RAISE_GROWTH = 1.5
+LEAST_RAISE = 0.005
+RAISE_GROWTH = 1.3
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,53 @@
+# What people run. `make help` lists it.
+#
+# PYTHON   the Python that makes .venv (3.11 to 3.13); default: the first that fits of python3,
+#          python3.13, python3.12, python3.11
+# VENV     the environment's folder, default .venv
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+FAST := not slow and not gpu and not browser and not server
+
+# Versions are asked, not read off the name: a command may exist and refuse to run.
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+define FIND_PYTHON
+found=; for python in "$(PYTHON)" $(if $(PYTHON),,python3 python3.13 python3.12 python3.11); do \
+  test -n "$$python" && "$$python" -c '$(FITS)' 2>/dev/null && found="$$python" && break; \
+done; \
+if test -z "$$found"; then \
+  echo "make: no Python 3.11, 3.12 or 3.13 found$(if $(PYTHON), as PYTHON=$(PYTHON))." >&2; \
+  echo "On Debian and Ubuntu: apt-get install python3 python3-venv; or name one:" >&2; \
+  echo "make install PYTHON=/path/to/python3.12" >&2; \
+  exit 2; \
+fi
+endef
+
+.PHONY: help install demo test test-slow lint clean clean-all
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+
+install: ## make or update .venv (PYTHON=..., DETECTRON2_COMMIT=...)
+	@$(FIND_PYTHON); "$$found" tools/install.py --venv "$(VENV)" $(if $(PYTHON),--python-chosen)
+
+demo: install ## the whole path on real aerial images, to output/demo (20 minutes at most)
+	$(RUN) tools/demo.py --output output/demo
+
+test: install ## the fast tests
+	$(RUN) -m pytest -m "$(FAST)"
+
+test-slow: install ## the tests that take minutes
+	$(RUN) -m pytest -m "slow and not gpu and not browser and not server"
+
+lint: install ## style and format check
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+clean: ## remove caches, build leftovers and the demo's output; keeps .venv and your results
+	rm -rf output/demo build dist .pytest_cache .ruff_cache .hypothesis
+	find . -path "./$(VENV)" -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+clean-all: clean ## also remove .venv
+	rm -rf "$(VENV)" *.egg-info

@@ -1,0 +1,133 @@
+#!/usr/bin/env python
+"""Exports a trained P2PNet as a single ONNX file and proves that it equals the eager model.
+
+Exit code: 0 written, 1 the graph differs from the eager model (nothing is written), 2 bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from cpr_deploy.files import InputError, run_main
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        height, width = (int(side) for side in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, e.g. 736x1280") from None
+    return height, width
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the model")
+    parser.add_argument("--weights", metavar="FILE", help="checkpoint of a trained P2PNet")
+    parser.add_argument(
+        "--allow-random-weights",
+        action="store_true",
+        help="export without --weights, for timing and tests only",
+    )
+    parser.add_argument("--output", required=True, metavar="FILE.onnx", help="file to write")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--static",
+        type=_size,
+        metavar="HxW",
+        help="one fixed input size, multiples of 32 (CUDA graphs, TensorRT)",
+    )
+    size.add_argument(
+        "--dynamic",
+        action="store_true",
+        help="any size that is a multiple of 32 (default)",
+    )
+    parser.add_argument("--batch", type=int, help="one fixed batch size (default: any)")
+    parser.add_argument("--opset", type=int, default=20, help="18 to 20 (default: %(default)s)")
+    parser.add_argument(
+        "--exporter",
+        choices=("dynamo", "legacy"),
+        default="dynamo",
+        help="legacy: TorchScript, where dynamo fails (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-candidates",
+        type=int,
+        metavar="M",
+        help="(location, class) pairs that enter NMS (default: PRE_NMS_TOPK to twice that)",
+    )
+    parser.add_argument(
+        "--nms-iterations",
+        type=int,
+        default=8,
+        metavar="N",
+        help="rounds of NMS in the graph; more where results carry flag 1 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--class-names", nargs="+", metavar="NAME", help="default: those in the checkpoint"
+    )
+    parser.add_argument(
+        "--parity-images", metavar="DIR", help="images to compare on (default: synthetic ones)"
+    )
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config options")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    if not args.weights and not args.allow_random_weights:
+        raise InputError(
+            "--weights is missing: a model with random weights finds nothing. Give the checkpoint"
+            " of a trained P2PNet, or --allow-random-weights for timing and tests."
+        )
+    if args.weights and not Path(args.weights).is_file():
+        raise InputError(f"{args.weights}: no such checkpoint. Check --weights.")
+    for option, value in (
+        ("--batch", args.batch),
+        ("--max-candidates", args.max_candidates),
+        ("--nms-iterations", args.nms_iterations),
+    ):
+        if value is not None and value < 1:
+            raise InputError(f"{option} {value}: at least 1 is needed.")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+
+    from cpr.export import ParityError, export_point_localizer, file_sha256, load_localizer
+    from cpr_deploy.video_io import read_image_folder
+
+    images = read_image_folder(args.parity_images, limit=16) if args.parity_images else []
+    model, cfg, metadata = load_localizer(args.config_file, args.weights, args.opts)
+    names = args.class_names or metadata.get("class_names")
+    if not names:
+        names = [f"class_{index}" for index in range(model.num_classes)]
+        print("warning: the checkpoint holds no class names; give --class-names", file=sys.stderr)
+    try:
+        report = export_point_localizer(
+            model,
+            cfg,
+            args.output,
+            class_names=names,
+            category_ids=metadata.get("category_ids", ()),
+            static_size=args.static,
+            batch=args.batch,
+            exporter=args.exporter,
+            opset=args.opset,
+            max_candidates=args.max_candidates,
+            nms_iterations=args.nms_iterations,
+            weights_sha256=file_sha256(args.weights) if args.weights else "",
+            parity_images=images,
+        )
+    except ParityError as error:
+        print(error, file=sys.stderr)
+        print(f"error: {args.output} was not written", file=sys.stderr)
+        return 1
+    print(report)
+    print(f"wrote {args.output} ({Path(args.output).stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))

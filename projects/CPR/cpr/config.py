@@ -1,0 +1,144 @@
+"""Configuration keys that this project adds to Detectron2's.
+
+Units are stated per key: "cells" are cells of the feature map that the head works on, "px" are
+pixels of the network input unless "original px" is said. Equations are those of the CVPR 2022
+paper "Object Localization under Single Coarse Point Supervision".
+"""
+
+from detectron2.config import CfgNode as CN
+
+
+def add_cpr_config(cfg: CN) -> None:
+    """Adds the keys of CPRNet, P2PNet and the point evaluators to `cfg`, in place."""
+    _add_cprnet(cfg)
+    _add_p2pnet(cfg)
+    _add_training(cfg)
+    _add_evaluation(cfg)
+
+
+def _add_cprnet(cfg: CN) -> None:
+    cfg.MODEL.CPRNET = CN()
+    node = cfg.MODEL.CPRNET
+    # K, the number of classes.
+    node.NUM_CLASSES = 80
+    # The one FPN level that is used; p3 for COCO and DOTA, p2 for SeaPerson.
+    node.IN_FEATURE = "p3"
+    # The tower: NUM_CONVS x (3x3 conv, NORM, ReLU) of CONV_DIM channels, shared by both branches.
+    node.NUM_CONVS = 4
+    node.CONV_DIM = 256
+    # "GN" (32 groups), "BN", "SyncBN" or "".
+    node.NORM = "GN"
+    # Prior probability of a positive: bias of the classification branch.
+    node.PRIOR_PROB = 0.01
+    # R of Eq. 1 and 2: circles in a bag and radius around a click without negatives, in cells.
+    node.RADIUS = 8
+    # u0 of Eq. 1: circle r holds u0 * r points.
+    node.U0 = 8
+    # Bilinear feature index = p / stride - SAMPLE_OFFSET. 0.5 puts cell (i, j) at its centre
+    # ((i + 0.5) * stride, ...); the official code uses 0.
+    node.SAMPLE_OFFSET = 0.5
+    # L = LOSS_SCALE * (L_MIL + ALPHA_ANN * L_ann + ALPHA_NEG * L_neg), Eq. 3. The paper's weights
+    # are 1 : 0.5 : 3, the official code scales all of them by 0.25.
+    node.LOSS_SCALE = 0.25
+    node.ALPHA_MIL = 1.0
+    node.ALPHA_ANN = 0.5
+    node.ALPHA_NEG = 3.0
+    # gamma of the focal loss, Eq. 4.
+    node.GAMMA = 2.0
+    # "global": the number of objects M is summed over all ranks, so that N processes equal one.
+    # "local": per rank, as in the official code.
+    node.LOSS_NORMALIZER = "global"
+    # True: ignored and crowd regions count as background (official code). False: their cells are
+    # left out of the negative loss.
+    node.IGNORE_AS_BACKGROUND = False
+
+    # Algorithm 2. Each constraint can be switched off for ablations (Table 4c).
+    node.REFINE = CN()
+    # Constraint I: score > DELTA1 and score > DELTA2 * score of the annotated point.
+    node.REFINE.CONSTRAINT_I = True
+    node.REFINE.DELTA1 = 0.1
+    node.REFINE.DELTA2 = 0.5
+    # Constraint II: the annotated class has the highest score of all classes at the point.
+    node.REFINE.CONSTRAINT_II = True
+    # Constraint III: the annotated point is the nearest one of its class in the image.
+    node.REFINE.CONSTRAINT_III = True
+    # An object whose kept points have a lower mean score than this keeps its click.
+    node.REFINE.SCORE_THRESH = 0.1
+    # "candidate": the annotated point is kept only if it passes the constraints (official code).
+    # "forced": it is always kept (Algorithm 2 as printed).
+    node.REFINE.ANNOTATED_POINT = "candidate"
+
+
+def _add_p2pnet(cfg: CN) -> None:
+    cfg.MODEL.P2PNET = CN()
+    node = cfg.MODEL.P2PNET
+    node.NUM_CLASSES = 80
+    node.IN_FEATURE = "p3"
+    # Towers of NUM_CONVS x (3x3 conv, NORM, ReLU): one for the classes and one for the offsets, or
+    # a single one for both with SHARED_TOWER.
+    node.NUM_CONVS = 4
+    node.CONV_DIM = 256
+    node.NORM = "GN"
+    node.SHARED_TOWER = False
+    node.PRIOR_PROB = 0.01
+    # Reference points per location, a square number: 1 (official CPR code), 4 (original P2PNet).
+    node.POINTS_PER_LOCATION = 1
+    # Reference of cell i = (i + REFERENCE_OFFSET) * stride; the official code uses 0.
+    node.REFERENCE_OFFSET = 0.5
+    # Label assignment: "topk" (candidate based, on the device) or "hungarian" (the official rounds
+    # of one-to-one matching, on the CPU).
+    node.ASSIGNER = "topk"
+    # k: positives per object.
+    node.TOPK = 5
+    # "topk" looks for positives among the references within this many cells of the object.
+    node.CANDIDATE_RADIUS = 8
+    # cost = COST_CLASS * focal cost + COST_POINT * L1 distance in px.
+    node.COST_CLASS = 2.0
+    node.COST_POINT = 0.1
+    node.FOCAL_ALPHA = 0.25
+    node.FOCAL_GAMMA = 2.0
+    # Point loss: POINT_LOSS_WEIGHT * smooth-L1 (beta) of the offset in cells.
+    node.SMOOTH_L1_BETA = 1.0 / 9.0
+    node.POINT_LOSS_WEIGHT = 0.5
+    # As MODEL.CPRNET.LOSS_NORMALIZER, for the number of positives.
+    node.LOSS_NORMALIZER = "global"
+    # As MODEL.CPRNET.IGNORE_AS_BACKGROUND.
+    node.IGNORE_AS_BACKGROUND = False
+
+    # Decoding.
+    node.SCORE_THRESH = 0.05
+    # Locations kept, by their best class, before point NMS.
+    node.PRE_NMS_TOPK = 1000
+    # "pseudo_box": two points conflict if squares of NMS_SIZE (original px) around them overlap by
+    # an IoU above NMS_IOU (papers). "radius": if they are closer than NMS_RADIUS (original px).
+    node.NMS_RULE = "pseudo_box"
+    node.NMS_SIZE = 32.0
+    node.NMS_IOU = 0.01
+    node.NMS_RADIUS = 10.0
+    # Points kept per image, all classes together.
+    node.MAX_DETS = 100
+
+
+def _add_training(cfg: CN) -> None:
+    # "SGD", "Adam" or "AdamW". SOLVER.CLIP_GRADIENTS.CLIP_TYPE may also be "full_model": the norm
+    # of all gradients together, as in the official code.
+    cfg.SOLVER.OPTIMIZER = "SGD"
+
+
+def _add_evaluation(cfg: CN) -> None:
+    cfg.TEST.POINTS = CN()
+    node = cfg.TEST.POINTS
+    # Thresholds of the point-box distance, Eq. 12.
+    node.TAUS = [0.5, 1.0, 2.0]
+    # "coco" (small, medium, large) or "tiny" (tiny, tiny1, ..., reasonable).
+    node.SIZE_RANGES = "coco"
+    # Detections scored per image and class.
+    node.MAX_DETS = 1000
+    # "paper" (101 points, no envelope, as the published tables) or "coco" (with envelope).
+    node.AP = "paper"
+    # "true" (x + w / 2) or "official" (x + (w - 1) / 2).
+    node.BOX_CENTRE = "true"
+    # "skip": classes without ground truth are left out of the mean. "official": they count 0 or 1.
+    node.ABSENT_CLASSES = "skip"
+    # True: only iscrowd is ignored, as in the official code. False: ignore or iscrowd.
+    node.PAPER_IGNORE = False

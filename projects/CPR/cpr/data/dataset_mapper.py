@@ -1,0 +1,172 @@
+"""From a dataset dict to the input of the networks: image read, augmented, points moved along."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
+from detectron2.structures import Instances
+from PIL import Image
+
+from cpr_deploy.files import InputError
+
+logger = logging.getLogger(__name__)
+
+# Points are moved in float64; a point on the border may end up this far (px) beyond it.
+BORDER_TOLERANCE = 1e-4
+FLIPS = {
+    "none": (),
+    "horizontal": ("horizontal",),
+    "vertical": ("vertical",),
+    "both": ("horizontal", "vertical"),
+}
+
+
+def read_image(record: dict, image_format: str) -> np.ndarray:
+    """Reads the image of a dataset dict and checks its size.
+
+    Args:
+        record: dict with file_name, image_id, height, width.
+        image_format: "RGB" or "BGR".
+
+    Returns:
+        (H, W, 3) uint8, turned upright if its EXIF tag says so.
+
+    Raises:
+        InputError: the file is missing, cut off or no image, or its size is not the record's.
+    """
+    name = f"{record['file_name']} (image {record['image_id']})"
+    try:
+        image = detection_utils.read_image(record["file_name"], format=image_format)
+    except FileNotFoundError:
+        raise InputError(
+            f"{name}: no such image file. Copy it there or remove the record."
+        ) from None
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"{name}: cannot be read as an image ({error}). Copy it again or remove the record."
+        ) from None
+    height, width = image.shape[:2]
+    if (width, height) != (record["width"], record["height"]):
+        raise InputError(
+            f"{name}: the image is {width}x{height} (width x height), the annotation file says"
+            f" {record['width']}x{record['height']}. Correct width and height there, or use the"
+            " image that was annotated."
+        )
+    # A copy, because Pillow's array is read-only.
+    return np.array(image)
+
+
+@contextlib.contextmanager
+def plain_worker_errors() -> Iterator[None]:
+    """Inside, an InputError of a loader's worker process is raised as it was there.
+
+    torch passes it on with the worker's whole traceback as its text.
+    """
+    try:
+        yield
+    except InputError as error:
+        _, wrapped, text = str(error).partition(f"{InputError.__module__}.InputError: ")
+        raise (InputError(text.strip()) if wrapped else error) from None
+
+
+def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
+    """Detectron2's crop, flips and resize as the config's INPUT asks for them.
+
+    Unlike in Detectron2, INPUT.RANDOM_FLIP may also be "both" (each way with probability 0.5).
+    """
+    if not is_train:
+        return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
+    if cfg.INPUT.RANDOM_FLIP not in FLIPS:
+        raise InputError(
+            f"INPUT.RANDOM_FLIP is {cfg.INPUT.RANDOM_FLIP!r}: use one of {', '.join(FLIPS)}."
+        )
+    augmentations: list[T.Augmentation] = []
+    if cfg.INPUT.CROP.ENABLED:
+        augmentations.append(T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+    # Before the resize, which leaves a read-only array that torch warns of when it flips it.
+    for direction in FLIPS[cfg.INPUT.RANDOM_FLIP]:
+        augmentations.append(
+            T.RandomFlip(horizontal=direction == "horizontal", vertical=direction == "vertical")
+        )
+    augmentations.append(
+        T.ResizeShortestEdge(
+            cfg.INPUT.MIN_SIZE_TRAIN,
+            cfg.INPUT.MAX_SIZE_TRAIN,
+            cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING,
+        )
+    )
+    return augmentations
+
+
+class PointDatasetMapper:
+    """Callable: a dict of `datasets.to_dataset_dicts` -> an input dict of CPRNet and P2PNet.
+
+    The output has file_name, image_id, height, width (original px) and
+        image: uint8 tensor (3, h, w) in INPUT.FORMAT order,
+        instances: Instances((h, w)) with gt_points (N, 2) float32, gt_classes (N,) and gt_ids (N,)
+            int64, for the objects that have a point and lie inside the augmented image,
+        ignore_regions: (G, 4) float32, x1 y1 x2 y2, clipped to the augmented image.
+    Points and regions are in px of the augmented image, continuous, origin at its top-left corner.
+    Annotations are kept for inference too, because CPRNet refines them.
+    """
+
+    @configurable
+    def __init__(
+        self, *, is_train: bool, augmentations: list[T.Augmentation], image_format: str
+    ) -> None:
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        mode = "training" if is_train else "inference"
+        logger.info("Augmentations in %s: %s", mode, augmentations)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
+        if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
+            raise InputError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}: use RGB or BGR.")
+        return {
+            "is_train": is_train,
+            "augmentations": build_augmentations(cfg, is_train),
+            "image_format": cfg.INPUT.FORMAT,
+        }
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        """Raises InputError if the image cannot be read or differs from its record."""
+        result = copy.copy(dataset_dict)
+        annotations = [a for a in result.pop("annotations", []) if "point" in a]
+        regions = np.asarray(result.pop("ignore_regions", ()), dtype=np.float64).reshape(-1, 4)
+
+        augmented = T.AugInput(read_image(result, self.image_format))
+        transforms = self.augmentations(augmented)
+        height, width = size = augmented.image.shape[:2]
+        # A copy in channel order C x H x W; flips leave a view with negative strides.
+        result["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+
+        points = np.array([a["point"] for a in annotations], dtype=np.float64).reshape(-1, 2)
+        # In continuous coordinates a flip is x' = w - x and a resize x' = x * w' / w, which is what
+        # Detectron2's apply_coords does: no half pixel is to be added.
+        points = transforms.apply_coords(points)
+        keep = (
+            (points >= -BORDER_TOLERANCE) & (points <= np.array([width, height]) + BORDER_TOLERANCE)
+        ).all(axis=1)
+        instances = Instances(size)
+        instances.gt_points = torch.from_numpy(points[keep].astype(np.float32))
+        for field, key in (("gt_classes", "category_id"), ("gt_ids", "id")):
+            values = np.array([a[key] for a in annotations], dtype=np.int64)
+            instances.set(field, torch.from_numpy(values[keep]))
+        result["instances"] = instances
+
+        if len(regions):
+            regions = transforms.apply_box(regions).clip(min=0)
+            regions = np.minimum(regions, [width, height, width, height])
+            regions = regions[(regions[:, 2] > regions[:, 0]) & (regions[:, 3] > regions[:, 1])]
+        result["ignore_regions"] = torch.from_numpy(regions.astype(np.float32))
+        return result

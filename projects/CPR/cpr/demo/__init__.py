@@ -1,0 +1,1 @@
+"""`make demo`: the whole path, from clicks to points on video, on real aerial images."""

@@ -1,0 +1,311 @@
+"""Training and evaluation on top of Detectron2's trainer: config, processes, hooks, checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import logging
+import os
+import weakref
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import (
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.data.samplers import TrainingSampler
+from detectron2.engine import (
+    AMPTrainer,
+    DefaultTrainer,
+    HookBase,
+    SimpleTrainer,
+    TrainerBase,
+    default_setup,
+    hooks,
+)
+from detectron2.evaluation import DatasetEvaluator, verify_results
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from torch import nn
+
+import cpr.modeling  # noqa: F401  registers the meta-architectures
+from cpr_deploy.files import InputError
+
+from .checkpoint import PointCheckpointer
+from .config import add_cpr_config
+from .data.dataset_mapper import PointDatasetMapper, plain_worker_errors
+from .data.datasets import PREFIX, ensure_registered, parse_spec
+from .evaluation.evaluators import PointEvaluator, RefinementEvaluator
+from .hooks import RSV_CURVE, Diagnostics, RSVCurve
+from .launch import create_ddp_model, launch
+from .solver import build_optimizer
+
+__all__ = ["Trainer", "build_cfg", "build_optimizer", "launch", "run", "setup"]
+
+logger = logging.getLogger(__name__)
+
+# MODEL.DEVICE when neither the config file nor the command line sets it.
+AUTO_DEVICE = "auto"
+
+
+def build_cfg(
+    config_file: str | os.PathLike = "", opts: list[str] | tuple[str, ...] = ()
+) -> CfgNode:
+    """The full config: defaults, then `config_file`, then `opts` (KEY VALUE KEY VALUE ...).
+
+    MODEL.DEVICE is "cuda" if there is a GPU, else "cpu", unless it is set.
+
+    Raises:
+        InputError: no such file, bad YAML, unknown key, value of another type, no such device.
+    """
+    cfg = get_cfg()
+    add_cpr_config(cfg)
+    cfg.MODEL.DEVICE = AUTO_DEVICE
+    try:
+        if config_file:
+            cfg.merge_from_file(str(config_file), allow_unsafe=False)
+        cfg.merge_from_list(_with_tuples(opts))
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename}: no such config file. Check the path.") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{config_file}: not a valid YAML config: {error}") from None
+    except TypeError:
+        raise InputError(f"{config_file}: is empty or holds no keys. Give a config file.") from None
+    except (KeyError, ValueError, AssertionError, AttributeError) as error:
+        raise InputError(
+            f"config {config_file or 'options'}: {error.args[0] if error.args else error}. Keys and"
+            " their types are in cpr/config.py and Detectron2's config reference; options are"
+            " KEY VALUE pairs."
+        ) from None
+    if cfg.MODEL.DEVICE == AUTO_DEVICE:
+        cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError("MODEL.DEVICE is cuda, but torch finds no GPU. Set MODEL.DEVICE cpu.")
+    return cfg
+
+
+def _with_tuples(opts: Iterable[str]) -> list:
+    """A single data set may be given as it is, without the brackets of a tuple."""
+    opts = list(opts)
+    return [
+        (value,)
+        if key in ("DATASETS.TRAIN", "DATASETS.TEST") and str(value).startswith(PREFIX)
+        else value
+        for key, value in zip(["", *opts], opts, strict=False)
+    ]
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Config, log files, seeds and data sets of a run; see `tools/train_net.py` for `args`."""
+    cfg = build_cfg(args.config_file, args.opts)
+    for name in ("cpr", "cpr_deploy"):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+    ensure_registered(cfg, train=not args.eval_only)
+    cfg.freeze()
+    default_setup(cfg, args)
+    logger.info("Running on %s", cfg.MODEL.DEVICE)
+    return cfg
+
+
+def class_metadata(cfg: CfgNode) -> dict:
+    """{"class_names", "category_ids"} of a registered data set of `cfg`; {} without one."""
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        metadata = MetadataCatalog.get(name)
+        if hasattr(metadata, "category_ids"):
+            return {
+                "class_names": list(metadata.thing_classes),
+                "category_ids": list(metadata.category_ids),
+            }
+    return {}
+
+
+class ResumableSampler(TrainingSampler):
+    """Detectron2's endless shuffled stream, entered after `start` images (of all ranks)."""
+
+    def __init__(self, size: int, *, seed: int | None, start: int) -> None:
+        super().__init__(size, seed=seed)
+        self._start = start
+
+    def _infinite_indices(self) -> Iterator[int]:
+        return itertools.islice(super()._infinite_indices(), self._start, None)
+
+
+class Trainer(DefaultTrainer):
+    """Trains CPRNet or P2PNet as a config says; see `DefaultTrainer` for its use.
+
+    Beyond Detectron2's trainer: point mapper and evaluators, Adam and AdamW, clipping of the whole
+    model's gradient, several CPU processes, resuming in the middle of the stream of images,
+    the networks' diagnostics in the event storage, and the RSV curve of Fig. 6.
+
+    Attributes:
+        num_images: images in DATASETS.TRAIN that are trained on; an epoch.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        # Not DefaultTrainer's: it wraps the model for GPUs only and loads weights leniently.
+        TrainerBase.__init__(self)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        _check_batch(cfg)
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        images = training_images(cfg)
+        self.num_images = len(images)
+        data_loader = self.build_train_loader(cfg, images=images)
+        model = create_ddp_model(model, cfg.MODEL.DEVICE)
+        trainer_class = SimpleTrainer
+        if cfg.SOLVER.AMP.ENABLED:
+            if cfg.MODEL.DEVICE.startswith("cuda"):
+                trainer_class = AMPTrainer
+            else:
+                _autocast_on_cpu(model)
+        self._trainer = trainer_class(model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = PointCheckpointer(
+            model, cfg.OUTPUT_DIR, metadata=class_metadata(cfg), trainer=weakref.proxy(self)
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """As Detectron2; a resumed run also goes on with the images that come next."""
+        super().resume_or_load(resume)
+        if self.start_iter:
+            logger.info("Resuming after iteration %d", self.start_iter)
+            seen = self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH
+            self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg, start=seen))
+
+    def build_hooks(self) -> list[HookBase | None]:
+        ret = super().build_hooks()
+        ours: list[HookBase] = [Diagnostics()]
+        if self.cfg.MODEL.META_ARCHITECTURE == "CPRNet" and comm.is_main_process():
+            ours.append(RSVCurve(self.cfg.OUTPUT_DIR))
+        # Before the writers, which come last on the main process.
+        at = len(ret) - 1 if isinstance(ret[-1], hooks.PeriodicWriter) else len(ret)
+        return [*ret[:at], *ours, *ret[at:]]
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(
+        cls, cfg: CfgNode, *, images: list[dict] | None = None, start: int = 0
+    ) -> Iterable:
+        """The endless loader of training batches; `start` images (of all ranks) are skipped."""
+        if images is None:
+            images = training_images(cfg)
+        sampler = None
+        if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler":
+            seed = cfg.SEED if cfg.SEED >= 0 else None
+            sampler = ResumableSampler(len(images), seed=seed, start=start)
+        mapper = PointDatasetMapper(cfg, is_train=True)
+        return build_detection_train_loader(cfg, mapper=mapper, dataset=images, sampler=sampler)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
+        mapper = PointDatasetMapper(cfg, is_train=False)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """RSV for CPRNet, mAP for the localizers."""
+        evaluator = (
+            RefinementEvaluator if cfg.MODEL.META_ARCHITECTURE == "CPRNet" else PointEvaluator
+        )
+        return evaluator(cfg, dataset_name, output_dir=inference_dir(cfg, dataset_name))
+
+
+def training_images(cfg: CfgNode) -> list[dict]:
+    """The dataset dicts of DATASETS.TRAIN, without images that have no object if so configured."""
+    try:
+        return get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        )
+    except AssertionError as error:
+        raise InputError(f"DATASETS.TRAIN: {error}") from None
+
+
+def inference_dir(cfg: CfgNode, dataset_name: str) -> Path:
+    """Where the evaluation of a data set writes: OUTPUT_DIR/inference[/index_name]."""
+    folder = Path(cfg.OUTPUT_DIR) / "inference"
+    names = list(cfg.DATASETS.TEST)
+    if len(names) < 2:
+        return folder
+    stem = parse_spec(dataset_name)[0] if dataset_name.startswith(PREFIX) else dataset_name
+    return folder / f"{names.index(dataset_name)}_{Path(stem).stem}"
+
+
+def _autocast_on_cpu(model: nn.Module) -> None:
+    """Mixed precision for training on a CPU; Detectron2's is for GPUs only.
+
+    bfloat16 needs no loss scaling, and pays on CPUs with instructions for it (avx512_bf16, amx).
+    """
+    forward = model.forward
+
+    def forward_with_autocast(batched_inputs: list[dict]) -> dict | list[dict]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=model.training):
+            return forward(batched_inputs)
+
+    model.forward = forward_with_autocast
+
+
+def run(args: argparse.Namespace) -> dict:
+    """Trains, or evaluates with `args.eval_only`; says at the end what was written where.
+
+    Returns:
+        the evaluation results of the main process, a nested dict of floats.
+    """
+    cfg = setup(args)
+    with plain_worker_errors():
+        results = _evaluate(cfg, args.resume) if args.eval_only else _train(cfg, args.resume)
+    if comm.is_main_process():
+        logger.info("Finished. %s", _written(cfg, args.eval_only))
+    return results
+
+
+def _train(cfg: CfgNode, resume: bool) -> dict:
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return getattr(trainer, "_last_eval_results", {})
+
+
+def _evaluate(cfg: CfgNode, resume: bool) -> dict:
+    model = Trainer.build_model(cfg)
+    checkpointer = PointCheckpointer(model, cfg.OUTPUT_DIR, require_all=True)
+    if not (cfg.MODEL.WEIGHTS or (resume and checkpointer.has_checkpoint())):
+        logger.warning("MODEL.WEIGHTS is empty: evaluating random weights")
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    results = Trainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+def _written(cfg: CfgNode, eval_only: bool) -> str:
+    folder = Path(cfg.OUTPUT_DIR)
+    candidates = [("evaluation", folder / "inference")] if cfg.DATASETS.TEST else []
+    if not eval_only:
+        candidates = [
+            ("weights", folder / "model_final.pth"),
+            ("training log", folder / "metrics.json"),
+            ("RSV curve", folder / RSV_CURVE),
+            *candidates,
+        ]
+    return "; ".join(f"{what}: {path}" for what, path in candidates if path.exists())
+
+
+def _check_batch(cfg: CfgNode) -> None:
+    batch, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+    if batch < 1 or batch % processes:
+        raise InputError(
+            f"SOLVER.IMS_PER_BATCH is {batch}: it must be a multiple of the {processes} processes."
+        )

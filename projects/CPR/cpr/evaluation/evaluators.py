@@ -1,0 +1,246 @@
+"""Detectron2's evaluators for points: mAP for localizers, RSV for refinement."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+from cpr_deploy.files import write_json
+
+from ..data.datasets import load_dataset
+from ..data.point_json import is_ignored, save_points
+from ..data.refined_points import apply_refinement
+from .point_ap import evaluate_points, format_table
+from .semantic_variance import rsv
+
+logger = logging.getLogger(__name__)
+
+NAN = math.nan
+
+
+def detections_of(image_id: int, instances, category_ids: list[int]) -> list[dict]:
+    """P2PNet's output for an image as entries of the detections JSON.
+
+    Args:
+        image_id: original id of the image.
+        instances: Instances with pred_points (n, 2) original px, scores, pred_classes.
+        category_ids: original id of each contiguous class.
+
+    Returns:
+        [{"image_id", "category_id", "point": [x, y] original px, "score"}], plain numbers.
+    """
+    return [
+        {
+            "image_id": image_id,
+            "category_id": category_ids[label],
+            "point": point,
+            "score": score,
+        }
+        for point, score, label in zip(
+            instances.pred_points.double().cpu().tolist(),
+            instances.scores.double().cpu().tolist(),
+            instances.pred_classes.cpu().tolist(),
+            strict=True,
+        )
+    ]
+
+
+def refinements_of(instances, *, semantic_points: bool = False) -> list[dict]:
+    """CPRNet's output for an image as plain records.
+
+    Returns:
+        a dict per object: "id", "coarse_point" and "point" (x, y; original px), "score", "refined",
+        "kept_by" [inside the image, I, II, III] and "kept" (numbers of bag points); with
+        `semantic_points` also those, (S, 2) original px.
+    """
+    fields = {
+        "id": instances.gt_ids,
+        "coarse_point": instances.coarse_points,
+        "point": instances.refined_points,
+        "score": instances.refine_scores,
+        "refined": instances.refined,
+        "kept_by": instances.kept_by,
+        "kept": instances.kept.sum(dim=1),
+    }
+    columns = {key: value.cpu().tolist() for key, value in fields.items()}
+    records = [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
+    if semantic_points:
+        bags, kept = instances.bag_points.cpu().numpy(), instances.kept.cpu().numpy()
+        for record, bag, mask in zip(records, bags, kept, strict=True):
+            record["semantic_points"] = bag[mask]
+    return records
+
+
+def refinement_metrics(dataset: dict, records: list[dict]) -> dict[str, float]:
+    """What the refinement did, over all `records` of `refinements_of`.
+
+    Returns:
+        objects: number of them,
+        refined: % that moved off their click, score: their mean score,
+        kept_I, kept_II, kept_III, kept: % of the bag points inside their image that pass each
+            constraint by itself, and all of them,
+        and where boxes exist, for the clicks (_coarse) and the refined points (_refined):
+        rsv (Eq. 15), inside: % of points inside their box, distance: mean point-box distance
+            (Eq. 12). NaN without boxes.
+    """
+    boxes = {a["id"]: a["bbox"] for a in dataset["annotations"] if a.get("bbox") is not None}
+    refined = [record for record in records if record["refined"]]
+    metrics: dict[str, float] = {
+        "objects": float(len(records)),
+        "refined": _percent(len(refined), len(records)),
+        "score": float(np.mean([r["score"] for r in refined])) if refined else NAN,
+    }
+    valid, one, two, three = np.sum([r["kept_by"] for r in records] or np.zeros((1, 4)), axis=0)
+    for name, count in (("I", one), ("II", two), ("III", three)):
+        metrics[f"kept_{name}"] = _percent(count, valid)
+    metrics["kept"] = _percent(sum(record["kept"] for record in records), valid)
+
+    with_box = [record for record in records if record["id"] in boxes]
+    for suffix, key in (("coarse", "coarse_point"), ("refined", "point")):
+        summary = {}
+        if with_box:
+            summary = rsv(
+                np.array([record[key] for record in with_box], dtype=np.float64),
+                np.array([boxes[record["id"]] for record in with_box], dtype=np.float64),
+            )
+        metrics[f"rsv_{suffix}"] = _number(summary.get("rsv"))
+        metrics[f"inside_{suffix}"] = 100 * _number(summary.get("inside"))
+        metrics[f"distance_{suffix}"] = _number(summary.get("mean_distance"))
+    return metrics
+
+
+class _GatheringEvaluator(DatasetEvaluator):
+    """Collects records per image on every process, evaluates them on the main one."""
+
+    def __init__(
+        self, cfg: CfgNode, dataset_name: str, *, output_dir: str | os.PathLike | None = None
+    ) -> None:
+        self.settings = cfg.TEST.POINTS
+        self.metadata = MetadataCatalog.get(dataset_name)
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self._records: list[dict] = []
+
+    def reset(self) -> None:
+        self._records = []
+
+    def evaluate(self) -> dict | None:
+        """Results of the main process, None on the others."""
+        gathered = comm.gather(self._records)
+        if not comm.is_main_process():
+            return None
+        return self._evaluate(list(itertools.chain.from_iterable(gathered)))
+
+
+class PointEvaluator(_GatheringEvaluator):
+    """mAP of predicted points at the distances tau of TEST.POINTS.
+
+    Writes detections.json and metrics.json (formats: the project's README) to `output_dir`.
+    `evaluate` returns {"points": {"AP@0.5", ..., "AP@0.5/small", ..., "AP@0.5-<class>", ...}} in %.
+    """
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        for one, output in zip(inputs, outputs, strict=True):
+            self._records += detections_of(
+                one["image_id"], output["instances"], self.metadata.category_ids
+            )
+
+    def _evaluate(self, detections: list[dict]) -> dict:
+        dataset = load_dataset(self.metadata.json_file)
+        if self.output_dir is not None:
+            write_json(self.output_dir / "detections.json", detections)
+        objects = [a for a in dataset["annotations"] if not is_ignored(a)]
+        if not any(a.get("bbox") is not None for a in objects):
+            logger.warning(
+                "%s has no boxes, so there is no mAP; use tools/evaluate_points.py --radius",
+                self.metadata.json_file,
+            )
+            return {"points": {"detections": float(len(detections))}}
+        node = self.settings
+        metrics = evaluate_points(
+            dataset,
+            detections,
+            taus=node.TAUS,
+            size_ranges=node.SIZE_RANGES,
+            max_dets=node.MAX_DETS,
+            ap=node.AP,
+            paper_ignore=node.PAPER_IGNORE,
+            box_centre=node.BOX_CENTRE,
+            absent_classes=node.ABSENT_CLASSES,
+        )
+        if self.output_dir is not None:
+            write_json(self.output_dir / "metrics.json", metrics, indent=1)
+        logger.info("Point localization:\n%s", format_table(metrics))
+        return {"points": flatten_metrics(metrics)}
+
+
+def flatten_metrics(metrics: dict) -> dict[str, float]:
+    """metrics.json as {"AP@<tau>", "AP@<tau>/<size>", "AP@<tau>-<class>"} in %; NaN: no object."""
+    flat = {}
+    for size, by_tau in metrics["AP"].items():
+        suffix = "" if size == "all" else f"/{size}"
+        flat.update({f"AP@{tau}{suffix}": 100 * _number(ap) for tau, ap in by_tau.items()})
+    for name, values in metrics["per_class"].items():
+        by_tau = values["AP"]["all"]
+        flat.update({f"AP@{tau}-{name}": 100 * _number(ap) for tau, ap in by_tau.items()})
+    return flat
+
+
+class RefinementEvaluator(_GatheringEvaluator):
+    """What CPRNet's refinement does to the given clicks: RSV and point-box distance, never mAP.
+
+    Writes refined.json (point JSON) and refinement.json (the figures) to `output_dir`. `evaluate`
+    returns {"refinement": `refinement_metrics`}.
+    """
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        for output in outputs:
+            self._records += refinements_of(output["instances"])
+
+    def _evaluate(self, records: list[dict]) -> dict:
+        dataset = load_dataset(self.metadata.json_file)
+        metrics = refinement_metrics(dataset, records)
+        if self.output_dir is not None:
+            save_points(self.output_dir / "refined.json", apply_refinement(dataset, records))
+            finite = {key: value for key, value in metrics.items() if value == value}
+            write_json(self.output_dir / "refinement.json", finite, indent=1)
+        logger.info("Refinement:\n%s", format_refinement(metrics))
+        return {"refinement": metrics}
+
+
+def format_refinement(metrics: dict[str, float]) -> str:
+    """A table of `refinement_metrics` for people."""
+    lines = [
+        f"{metrics['objects']:.0f} objects, {metrics['refined']:.1f} % refined"
+        f" (mean score {metrics['score']:.3f})",
+        f"bag points kept by constraint I {metrics['kept_I']:.1f} %, II {metrics['kept_II']:.1f} %,"
+        f" III {metrics['kept_III']:.1f} %, all {metrics['kept']:.1f} %",
+    ]
+    if metrics["rsv_coarse"] == metrics["rsv_coarse"]:
+        lines.append(f"{'':10}{'RSV':>10}{'inside box':>12}{'distance':>10}")
+        for name in ("coarse", "refined"):
+            lines.append(
+                f"{name:10}{metrics[f'rsv_{name}']:10.4f}{metrics[f'inside_{name}']:10.1f} %"
+                f"{metrics[f'distance_{name}']:10.4f}"
+            )
+    else:
+        lines.append("no boxes, so no RSV")
+    return "\n".join(lines)
+
+
+def _percent(part: float, whole: float) -> float:
+    return 100.0 * float(part) / float(whole) if whole else NAN
+
+
+def _number(value: float | None) -> float:
+    return NAN if value is None else float(value)

@@ -1,0 +1,141 @@
+"""The package metadata and the lock agree with each other and with the folders."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+EXTRAS = PYPROJECT["project"]["optional-dependencies"]
+PACKAGES = {"cpr": ROOT / "projects/CPR/cpr", "cpr_deploy": ROOT / "deploy/cpr_deploy"}
+LOCKS = ["app.lock", "detectron2.lock", "virtualenv.lock"]
+
+
+def name_of(requirement: str) -> str:
+    return re.split(r"[\s\[=<>~!;]", requirement)[0].lower().replace("_", "-")
+
+
+def lock_entries(name: str) -> list[str]:
+    """One string per requirement, its hashes included."""
+    text = (ROOT / "requirements" / name).read_text(encoding="utf-8")
+    text = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    return [entry for entry in text.replace("\\\n", " ").splitlines() if entry.strip()]
+
+
+def test_setup_imports_only_setuptools():
+    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert imported == {"setuptools"}
+
+
+def test_setup_maps_every_package_folder():
+    code = (
+        "import json, setuptools; kept = {}\n"
+        "setuptools.setup = lambda **options: kept.update(options)\n"
+        "exec(open('setup.py').read())\n"
+        "print(json.dumps(kept))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    options = json.loads(done.stdout)
+    assert {name: ROOT / path for name, path in options["package_dir"].items()} == PACKAGES
+    expected = {
+        ".".join((package, *path.relative_to(folder).parts))
+        for package, folder in PACKAGES.items()
+        for path in {file.parent for file in folder.rglob("*.py")}
+    }
+    assert set(options["packages"]) == expected, "a folder with code has no __init__.py"
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_lock_is_exact_and_hashed(lock):
+    entries = lock_entries(lock)
+    assert entries
+    for entry in entries:
+        assert re.match(r"[A-Za-z0-9._-]+==[^\s;]+", entry), entry
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}\b", entry), entry
+
+
+def test_lock_holds_what_app_in_names():
+    locked = {}
+    for entry in lock_entries("app.lock"):
+        name, version = re.match(r"([^=\s]+)==([^\s;]+)", entry).groups()
+        locked.setdefault(name_of(name), set()).add(version)
+    for line in (ROOT / "requirements/app.in").read_text(encoding="utf-8").splitlines():
+        if not line or line.startswith("#"):
+            continue
+        assert name_of(line) in locked, line
+        if "==" in line:
+            assert locked[name_of(line)] == {line.split("==")[1]}, line
+
+
+def test_lock_never_holds_both_of_a_pair():
+    names = {name_of(entry) for entry in lock_entries("app.lock")}
+    assert "onnxruntime" in names and "onnxruntime-gpu" not in names
+    assert "opencv-python" in names and "opencv-python-headless" not in names
+
+
+def test_locked_versions_lie_in_the_ranges_of_the_extras():
+    requirements = pytest.importorskip("packaging.requirements")
+    locked = {}
+    for entry in lock_entries("app.lock"):
+        name, version = re.match(r"([^=\s]+)==([^\s;]+)", entry).groups()
+        locked.setdefault(name_of(name), []).append(version)
+    ranges = [
+        *PYPROJECT["project"]["dependencies"],
+        *(r for extra in EXTRAS.values() for r in extra),
+    ]
+    for text in ranges:
+        requirement = requirements.Requirement(text)
+        for version in locked.get(name_of(requirement.name), []):
+            assert requirement.specifier.contains(version), f"{text}, locked {version}"
+
+
+def test_extras():
+    assert set(EXTRAS) == {"runtime", "gpu", "train", "export", "dev"}
+    names = {extra: {name_of(r) for r in requirements} for extra, requirements in EXTRAS.items()}
+    for runtime in ("runtime", "gpu"):
+        assert not names[runtime] & {"torch", "torchvision", "detectron2"}
+    assert "onnxruntime" not in names["gpu"] and "onnxruntime-gpu" in names["gpu"]
+    assert "onnxruntime-gpu" not in names["runtime"] | names["export"] | names["dev"]
+    base = {name_of(requirement) for requirement in PYPROJECT["project"]["dependencies"]}
+    assert not base & {"torch", "onnxruntime", "opencv-python", "matplotlib"}
+
+
+def test_pythons_agree():
+    assert PYPROJECT["project"]["requires-python"] == ">=3.11,<3.14"
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "(3, 11) <= sys.version_info[:2] <= (3, 13)" in makefile
+    installer = (ROOT / "tools/install.py").read_text(encoding="utf-8")
+    assert "OLDEST, NEWEST = (3, 11), (3, 13)" in installer
+
+
+def test_versions_and_licence_agree():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {PYPROJECT['project']['version']}\n" in citation
+    assert f"\nlicense: {PYPROJECT['project']['license']}\n" in citation
+    assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "## Unreleased" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_ci_runs_the_readme_command():
+    lines = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
+    assert lines[-1] == "make test"
+    assert "    make test\n" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,129 @@
+#!/usr/bin/env python
+"""Predicts the points of objects in images, with a trained P2PNet or an exported ONNX model.
+
+    python tools/predict_points.py --config-file F --weights model_final.pth \\
+        --annotations val.json --image-root images --output det.json
+    python tools/predict_points.py --model model.onnx --images folder --output det.json
+
+Writes a list of {image_id, category_id, point, score}, points in px of the image. With --images,
+which knows no ids, images are numbered by name from 1 and each entry also has its file_name.
+"""
+
+import argparse
+from pathlib import Path
+
+from cpr_deploy.files import InputError, run_main, write_json
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", metavar="FILE", help="config of P2PNet")
+    parser.add_argument("--weights", metavar="FILE", help="trained P2PNet")
+    parser.add_argument("--model", metavar="FILE", help="ONNX file of deploy/export_onnx.py")
+    parser.add_argument(
+        "--provider", default="CPUExecutionProvider", help="ONNX Runtime's, for --model"
+    )
+    parser.add_argument("--images", type=Path, help="folder of images")
+    parser.add_argument("--annotations", type=Path, help="point JSON that lists the images")
+    parser.add_argument("--image-root", type=Path, help="folder of the images of --annotations")
+    parser.add_argument("--output", required=True, type=Path, help="detections JSON")
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to change"
+    )
+    args = parser.parse_args()
+    if (args.model is None) == (args.config_file is None or args.weights is None):
+        parser.error("give either --config-file and --weights, or --model")
+    if args.model is not None and args.opts:
+        parser.error(f"config keys ({args.opts[0]} ...) do not apply to an exported --model")
+    if (args.images is None) == (args.annotations is None or args.image_root is None):
+        parser.error("give either --images, or --annotations and --image-root")
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    detections = predict_onnx(args) if args.model else predict_eager(args)
+    if args.images:
+        from cpr.data.image_folder import list_images
+
+        names = {record["id"]: record["file_name"] for record in list_images(args.images)}
+        detections = [{**d, "file_name": names[d["image_id"]]} for d in detections]
+    write_json(args.output, detections)
+    print(f"wrote {len(detections)} points to {args.output}")
+
+
+def predict_eager(args: argparse.Namespace) -> list[dict]:
+    from cpr.data.image_folder import list_images
+    from cpr.engine import build_cfg
+    from cpr.inference import dataset_dicts, load_model, predict
+
+    cfg = build_cfg(args.config_file, args.opts)
+    if args.annotations:
+        images, classes = dataset_dicts(cfg, args.annotations, args.image_root)
+    model, metadata = load_model(cfg, args.weights, architecture="P2PNet")
+    if args.images:
+        classes = metadata
+        images = [
+            {
+                "file_name": str(args.images / record["file_name"]),
+                "image_id": record["id"],
+                "height": record["height"],
+                "width": record["width"],
+            }
+            for record in list_images(args.images)
+        ]
+    category_ids = classes.get("category_ids") or numbered(cfg.MODEL.P2PNET.NUM_CLASSES)
+    return predict(model, cfg, images, category_ids)
+
+
+def predict_onnx(args: argparse.Namespace) -> list[dict]:
+    from tqdm import tqdm
+
+    from cpr.data.image_folder import list_images, read_bgr
+    from cpr.data.point_json import image_path, load_points
+    from cpr_deploy.point_localizer import PointLocalizer
+
+    localizer = PointLocalizer(args.model, providers=[args.provider])
+    if args.annotations:
+        dataset = load_points(args.annotations)
+        paths = {image["id"]: image_path(args.image_root, image) for image in dataset["images"]}
+        category_ids = match_classes(localizer.class_names, dataset, args.annotations)
+    else:
+        paths = {r["id"]: args.images / r["file_name"] for r in list_images(args.images)}
+        category_ids = localizer.spec.category_ids or numbered(len(localizer.class_names))
+    detections = []
+    for image_id, path in tqdm(paths.items(), desc="predicting", unit="image", disable=None):
+        result = localizer(read_bgr(path))
+        for point, score, label in zip(result.points, result.scores, result.labels, strict=True):
+            detections.append(
+                {
+                    "image_id": image_id,
+                    "category_id": category_ids[label],
+                    "point": [float(value) for value in point],
+                    "score": float(score),
+                }
+            )
+    return detections
+
+
+def match_classes(names: tuple[str, ...], dataset: dict, source: Path) -> list[int]:
+    """Category id in `dataset` of each of the model's classes, by name."""
+    ids = {category["name"]: category["id"] for category in dataset["categories"]}
+    unknown = [name for name in names if name not in ids]
+    if unknown:
+        raise InputError(
+            f"{source}: has no category named {unknown[0]!r}, which the model predicts"
+            f" (it has {', '.join(ids)}). Give annotations with the model's classes."
+        )
+    return [ids[name] for name in names]
+
+
+def numbered(count: int) -> list[int]:
+    """Category ids where nobody has stored any: 1, 2, ..."""
+    return list(range(1, count + 1))
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))
