@@ -48,9 +48,7 @@ def point_input(points, labels, *, size=(64, 96), seed=0, regions=(), original=N
     instances.gt_ids = torch.arange(len(labels)) + 100 * seed + 1
     original = original or size
     return {
-        "image": torch.randint(
-            0, 256, (3, height, width), generator=generator, dtype=torch.uint8
-        ),
+        "image": torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8),
         "height": original[0],
         "width": original[1],
         "image_id": seed + 1,

@@ -76,9 +76,10 @@ def read_json(path: str | os.PathLike) -> Any:
     try:
         return json.loads(text, parse_constant=refuse)
     except json.JSONDecodeError as error:
-        cut = " The file seems cut off: copy it again." if error.pos >= len(text.rstrip()) else ""
+        cut = " The file seems cut: copy it again." if error.pos >= len(text.rstrip()) else ""
         raise InputError(
-            f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}.{cut}"
+            f"{path}: not valid JSON at line {error.lineno}, column {error.colno}:"
+            f" {error.msg}.{cut}"
         ) from None
     except RecursionError:
         raise InputError(f"{path}: nested too deeply to be an annotation file.") from None
