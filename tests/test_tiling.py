@@ -45,6 +45,12 @@ def test_point_mode_margins_and_copies():
     assert annotations[0]["point"] == [45.0, 20.0], "the input must not change"
 
 
+def test_regions_have_no_point_and_stay_by_their_box():
+    region = {"id": 1, "image_id": 4, "bbox": [45, 5, 21, 10], "ignore": 1, "point": None}
+    _, kept = training_tiles(IMAGE, [region], tile=50, overlap=10, mode="point")
+    assert [(a["image_id"], a["bbox"]) for a in kept] == [(0, [45, 5, 5, 10]), (2, [5, 5, 21, 10])]
+
+
 def test_box_mode_keeps_by_share_of_area():
     def boxes(*box, **extra):
         annotations = [{"id": 1, "image_id": 4, "bbox": list(box), **extra}]

@@ -69,8 +69,9 @@ def training_tiles(
     `mode` "bbox" keeps an object if `min_area_ratio` (0.3) of its box is inside the tile (ignored
     objects: any part), clips the box, and drops it if a side is at most `min_side` or the area at
     most `min_area`. `mode` "point" keeps an object if its `point` lies at least 2 px inside the
-    tile on every side, and clips its boxes (`bbox`, `true_bbox`) to the tile. `area` is copied, not
-    computed anew (official code).
+    tile on every side, and clips its boxes (`bbox`, `true_bbox`) to the tile; annotations without a
+    point, which are regions, stay by the rule of "bbox". `area` is copied, not computed anew
+    (official code).
     """
     if mode not in ("bbox", "point"):
         raise ValueError(f"mode {mode!r}: 'bbox' or 'point' is needed")
@@ -90,7 +91,7 @@ def training_tiles(
             }
         )
         for annotation in annotations:
-            if mode == "point":
+            if mode == "point" and annotation.get("point") is not None:
                 stays = _point_stays(annotation, corner)
             else:
                 stays = _box_stays(annotation, corner, ratio, min_side, min_area)
@@ -118,11 +119,11 @@ def _move(annotation: dict[str, Any], corner: Corner) -> dict[str, Any]:
     left, top, right, bottom = corner
     moved = dict(annotation)
     for key in ("point", "coarse_point"):
-        if key in annotation:
+        if annotation.get(key) is not None:
             x, y = annotation[key]
             moved[key] = [x - left, y - top]
     for key in ("bbox", "true_bbox"):
-        if key in annotation:
+        if annotation.get(key) is not None:
             moved[key] = _clip_box(annotation[key], corner)
     if isinstance(annotation.get("segmentation"), list):
         limits = np.array([[left, top], [right - 1, bottom - 1]])
