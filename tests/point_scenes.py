@@ -72,8 +72,16 @@ def distance(point, box) -> np.float32:
     return np.float32(1) / (np.float32(1) + (dx * dx + dy * dy))
 
 
-def match_plainly(dets: list, boxes: list, ignored: list[bool], tau: float) -> list[str]:
+def match_plainly(
+    dets: list, boxes: list, ignored: list[bool], tau: float, nearest_only: bool = False
+) -> list[str]:
     """Hit, error or excused of each detection of one image and class, best score first."""
+
+    def may_take(i: int, j: int) -> bool:
+        values = [distance(dets[i]["point"], box) for box in boxes]
+        rivals = [v for v, flag in zip(values, ignored, strict=True) if not flag]
+        return not nearest_only or values[j] == max(rivals)
+
     limit = np.float32(1 / (1 + tau**2))
     result = ["error"] * len(dets)
     free = [not flag for flag in ignored]
@@ -91,6 +99,7 @@ def match_plainly(dets: list, boxes: list, ignored: list[bool], tau: float) -> l
                 for j, box in enumerate(boxes):
                     value = distance(dets[i]["point"], box)
                     usable = free[j] and result[i] == "error" and value >= limit
+                    usable = usable and may_take(i, j)
                     if usable and (nearest is None or value > nearest[0]):
                         nearest = (value, i, j)
             if nearest is None:
@@ -136,6 +145,7 @@ def evaluate_plainly(
     ranges: dict | None = None,
     taus: tuple = TAUS,
     order: np.random.Generator | None = None,
+    nearest_only: bool = False,
 ) -> dict:
     """(range, tau) -> (mean AP, mean maximum recall) over the classes that have objects there."""
     result = {}
@@ -161,7 +171,7 @@ def evaluate_plainly(
                         ignored.append(flagged or not low <= size < high)
                     num_objects += ignored.count(False)
                     boxes = [record["bbox"] for record in records]
-                    statuses = match_plainly(dets, boxes, ignored, tau)
+                    statuses = match_plainly(dets, boxes, ignored, tau, nearest_only)
                     outcomes += [
                         (d["score"], s)
                         for d, s in zip(dets, statuses, strict=True)

@@ -50,6 +50,25 @@ def test_in_feature_must_be_made_by_the_backbone():
         build_model(cfg)
 
 
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("NUM_CLASSES", 0),
+        ("NORM", "LN"),
+        ("CONV_DIM", 20),
+        ("HEAD_INIT", "zero"),
+        ("RADIUS", 0),
+        ("U0", 0),
+        ("GAMMA", 0.5),
+        ("LOSS_NORMALIZER", "mean"),
+        ("REFINE.ANNOTATED_POINT", "never"),
+    ],
+)
+def test_meaningless_settings_name_their_key(key, value):
+    with pytest.raises(ValueError, match=f"MODEL.CPRNET.{key} is"):
+        _model(**{f"MODEL.CPRNET.{key}": value})
+
+
 @pytest.mark.parametrize("term", ["loss_mil", "loss_ann", "loss_neg"])
 def test_every_loss_term_moves_its_parameters(term):
     model = _model()

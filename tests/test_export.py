@@ -17,6 +17,7 @@ from cpr.export import (
     compare_with_eager,
     export_point_localizer,
 )
+from cpr.modeling.decoding import DecodeSettings
 from cpr_deploy.files import InputError
 from cpr_deploy.model_spec import ModelSpec
 from cpr_deploy.point_nms import point_nms
@@ -29,16 +30,19 @@ class PlantedMaps(nn.Module):
 
     stride = 4
     points_per_location = 1
-    score_thresh = 0.05
-    pre_nms_topk = 100
-    max_dets = 60
-    nms_rule = "pseudo_box"
-    nms_size = 16.0
-    nms_iou = 0.2
-    nms_radius = 10.0
 
-    def __init__(self, logits, points):
+    def __init__(self, logits, points, **decode):
         super().__init__()
+        settings = {
+            "score_thresh": 0.05,
+            "pre_nms_topk": 100,
+            "nms_rule": "pseudo_box",
+            "nms_size": 16.0,
+            "nms_iou": 0.2,
+            "nms_radius": 10.0,
+            "max_dets": 60,
+        }
+        self.decode = DecodeSettings(**{**settings, **decode})
         self.logits, self.points = logits, points
         self.num_classes = logits.shape[-1]
         self.pixel_mean = torch.zeros(3, 1, 1)
@@ -65,18 +69,13 @@ def planted(seed, height, width, classes, spread=1.0, batch=2):
 
 def expected_points(model, row, height, width, scale):
     """The official decoding, by numpy and the runtime's own NMS."""
+    decode = model.decode
     scores = 1 / (1 + np.exp(-model.logits[row].numpy().astype(np.float64)))
-    best = np.argsort(-scores.max(axis=1), kind="stable")[: model.pre_nms_topk]
+    best = np.argsort(-scores.max(axis=1), kind="stable")[: decode.pre_nms_topk]
     points = np.clip(model.points[row].numpy()[best], 0, [width, height]) / scale
-    rows, labels = np.nonzero(scores[best] > model.score_thresh)
+    rows, labels = np.nonzero(scores[best] > decode.score_thresh)
     candidates = points[rows], scores[best][rows, labels], labels
-    keep = point_nms(
-        *candidates,
-        rule=model.nms_rule,
-        size=model.nms_size,
-        iou=model.nms_iou,
-        radius=model.nms_radius,
-    )[: model.max_dets]
+    keep = point_nms(*candidates, **decode.nms)[: decode.max_dets]
     return [part[keep] for part in candidates]
 
 
@@ -85,8 +84,7 @@ def expected_points(model, row, height, width, scale):
 def test_crowd_equals_greedy_nms(rule, classes):
     # 400 people of 16 px in 160 x 192 px: most suppress each other.
     logits, points = planted(1, 160, 192, classes)
-    model = PlantedMaps(logits, points)
-    model.nms_rule = rule
+    model = PlantedMaps(logits, points, nms_rule=rule)
     scale = (0.8, 1.25)
     found, scores, labels, valid, flags = run_graph(
         model, 160, 192, scale, max_candidates=300, nms_iterations=20
@@ -109,22 +107,20 @@ def test_chain_longer_than_the_rounds_is_flagged():
     points = torch.zeros(1, 40 * 48, 2)
     logits[0, :count, 0] = torch.linspace(3, 1, count)
     points[0, :count, 0] = 5.0 * torch.arange(count)
-    model = PlantedMaps(logits, points)
-    model.nms_rule, model.nms_radius = "radius", 6.0
+    settings = {"nms_rule": "radius", "nms_radius": 6.0}
+    model = PlantedMaps(logits, points, **settings)
     assert run_graph(model, 160, 192)[4].tolist() == [1]
     settled = run_graph(model, 160, 192, nms_iterations=count + 1)
     assert settled[4].tolist() == [0] and settled[3].tolist() == [15]
     # The part of the chain after the last output does not matter.
-    model.max_dets = 3
-    short = run_graph(model, 160, 192)
+    short = run_graph(PlantedMaps(logits, points, max_dets=3, **settings), 160, 192)
     assert short[4].tolist() == [0]
     np.testing.assert_allclose(short[0][0, :, 0], [0, 10, 20])
 
 
 def test_too_many_candidates_are_flagged():
     logits, points = planted(2, 160, 192, 3, spread=20.0, batch=1)
-    model = PlantedMaps(logits + 3, points)
-    model.max_dets = 100
+    model = PlantedMaps(logits + 3, points, max_dets=100)
     assert run_graph(model, 160, 192, max_candidates=100, nms_iterations=20)[4].tolist() == [2]
     assert run_graph(model, 160, 192, max_candidates=300, nms_iterations=20)[4].tolist() == [0]
 
@@ -148,8 +144,7 @@ def test_full_chunk_is_flagged():
 
 def test_grid_smaller_than_the_top_k():
     logits, points = planted(3, 32, 32, 2, spread=30.0, batch=1)
-    model = PlantedMaps(logits, points)
-    model.nms_size = 1.0
+    model = PlantedMaps(logits, points, nms_size=1.0)
     found, scores, labels, valid, flags = run_graph(model, 32, 32, max_candidates=200)
     expected = expected_points(model, 0, 32, 32, (1.0, 1.0))
     assert flags[0] == 0 and valid[0] == len(expected[1]) and found.shape == (1, 60, 2)
@@ -214,7 +209,7 @@ def test_a_wrong_graph_is_refused():
 
 def test_parity_failure_leaves_no_file(tmp_path, monkeypatch):
     model, cfg = tiny_localizer.build(tiny_localizer.options())
-    monkeypatch.setattr("cpr.export.POINT_TOLERANCE_PX", -1.0)
+    monkeypatch.setattr("cpr.export_parity.POINT_TOLERANCE_PX", -1.0)
     monkeypatch.setattr(
         "cpr.export._trace",
         lambda *_: onnx.load_model_from_string(tiny_localizer.exported_bytes()),

@@ -122,6 +122,22 @@ def test_normaliser_divides_by_objects_with_a_valid_point():
     np.testing.assert_allclose(losses["loss_mil"].item(), mil.item() / 3, rtol=1e-6)
 
 
+def test_annotated_point_in_its_bag_or_not():
+    """Without it L_MIL is that of the circles alone; L_ann and L_neg are the same."""
+    inputs = _random_inputs(4, 2)
+    inputs["bag_valid"][1, :-1] = False
+    inputs["bag_valid"][:, -1] = True
+    official = cpr_losses(**inputs, weights=WEIGHTS, gamma=2.0)
+    paper = cpr_losses(**inputs, weights=WEIGHTS, gamma=2.0, annotated_in_bag=False)
+    circles = inputs["bag_cls_logits"][:, :-1], inputs["bag_ins_logits"][:, :-1]
+    valid = inputs["bag_valid"][:, :-1]
+    mil = mil_loss(bag_scores(*circles, valid), inputs["labels"], valid, 2.0)
+    # The second bag has no other valid point, so three objects count.
+    torch.testing.assert_close(paper["loss_mil"], WEIGHTS["mil"] * mil / 3)
+    torch.testing.assert_close(paper["loss_ann"], official["loss_ann"])
+    torch.testing.assert_close(paper["loss_neg"], official["loss_neg"] * 4 / 3)
+
+
 def test_extreme_logits_stay_finite():
     inputs = _random_inputs(2, 3)
     for name in ("bag_cls_logits", "bag_ins_logits", "neg_cls_logits"):

@@ -42,12 +42,11 @@ def _total(losses):
 )
 @pytest.mark.parametrize("level", ["p2", "p3"])
 def test_every_setting_trains_and_detects(node, level):
-    model = _model(level=level, **node)
+    model = _model(level=level, SCORE_THRESH=0.0, **node)
     inputs = [point_input(**ONE), point_input([[5.0, 5.0]], [1], seed=1, size=(32, 64))]
     _total(model(inputs)).backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
     model.eval()
-    model.score_thresh = 0.0
     with torch.no_grad():
         first = model(inputs)[0]["instances"]
     assert len(first) > 0
@@ -140,7 +139,6 @@ def test_padding_of_the_batch_does_not_change_an_image():
     for name, value in together.items():
         torch.testing.assert_close(value, (10 * alone[name] + 5 * other[name]) / 15)
     model.eval()
-    model.score_thresh = 0.0
     with torch.no_grad():
         expected, found = (model(x)[0]["instances"] for x in ([small], [small, big]))
     torch.testing.assert_close(found.pred_points, expected.pred_points)

@@ -41,11 +41,42 @@ def test_equals_the_plain_loops(seed, rule):
             assert got[key] == pytest.approx(values, abs=1e-9), key
 
 
-@pytest.mark.parametrize("settings", [{"max_dets": 3}, {"flags": ("iscrowd",)}])
+def test_a_point_near_several_boxes():
+    """Two boxes side by side, two points that are nearest to the same one."""
+    boxes = [[0, 0, 10, 10], [8, 0, 10, 10]]
+    ground_truth = {
+        "images": [{"id": 1, "width": 30, "height": 30}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [
+            {"id": i, "image_id": 1, "category_id": 1, "bbox": box} for i, box in enumerate(boxes)
+        ],
+    }
+    detections = [
+        {"image_id": 1, "category_id": 1, "point": [x, 5], "score": score}
+        for x, score in ((5, 0.9), (6, 0.8))
+    ]
+    found = {
+        rule: evaluate_points(ground_truth, detections, several_boxes=rule)
+        for rule in ("free", "nearest")
+    }
+    # Distances of the second point: 0.1 and 0.7.
+    assert found["free"]["max_recall"]["all"] == {"0.5": 0.5, "1.0": 1.0, "2.0": 1.0}
+    assert found["nearest"]["max_recall"]["all"] == {"0.5": 0.5, "1.0": 0.5, "2.0": 0.5}
+    assert found["nearest"]["settings"]["several_boxes"] == "nearest"
+    with pytest.raises(InputError, match="several_boxes"):
+        evaluate_points(ground_truth, detections, several_boxes="all")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"max_dets": 3}, {"flags": ("iscrowd",)}, {"nearest_only": True}]
+)
 def test_settings_equal_the_plain_loops(settings):
     ground_truth, detections = make_scene(20)
     want = evaluate_plainly(ground_truth, detections, **settings)
-    settings = {"paper_ignore": True} if "flags" in settings else settings
+    if "flags" in settings:
+        settings = {"paper_ignore": True}
+    elif "nearest_only" in settings:
+        settings = {"several_boxes": "nearest"}
     got = flat(evaluate_points(ground_truth, detections, size_ranges=RANGES, **settings))
     for key, values in want.items():
         assert got[key] == pytest.approx(values, abs=1e-9), key

@@ -59,6 +59,21 @@ def test_equals_the_torch_version(settings):
     assert point_nms(points, scores, labels, **settings).tolist() == theirs.tolist()
 
 
+@pytest.mark.parametrize("settings", RULES.values(), ids=RULES)
+def test_conflict_equals_the_torch_rule(settings):
+    """On multiples of 1/8 px, which float32 holds exactly, borders of the rule included."""
+    torch = pytest.importorskip("torch")
+    point_ops = pytest.importorskip("cpr.modeling.point_ops")
+    steps = np.arange(-40 * 8, 40 * 8 + 1) / 8
+    dx, dy = (axis.ravel() for axis in np.meshgrid(steps, steps))
+    full = {"size": 0.0, "iou": 0.0, "radius": 0.0, **settings}
+    offsets = torch.from_numpy(np.stack([dx, dy], axis=1)).float()
+    theirs = point_ops.points_conflict(torch.zeros(2), offsets, **full).numpy()
+    ours = points_conflict(dx, dy, **settings)
+    assert 0 < ours.sum() < len(ours)
+    np.testing.assert_array_equal(ours, theirs)
+
+
 def test_conflict_worked_by_hand():
     # Squares of 10 px, 5 px apart in x: intersection 50, union 150, IoU 1/3.
     for iou, expected in ((0.33, True), (0.34, False)):

@@ -30,10 +30,16 @@ def _add_cprnet(cfg: CN) -> None:
     node.NORM = "GN"
     # Prior probability of a positive: bias of the classification branch.
     node.PRIOR_PROB = 0.01
+    # Start of the head's convs: "normal" (standard deviation 0.01, official code) or "xavier"
+    # (paper).
+    node.HEAD_INIT = "normal"
     # R of Eq. 1 and 2: circles in a bag and radius around a click without negatives, in cells.
     node.RADIUS = 8
     # u0 of Eq. 1: circle r holds u0 * r points.
     node.U0 = 8
+    # Whether the annotated point belongs to its own bag in L_MIL: True in the official code, False
+    # in Eq. 1. For the refinement see REFINE.ANNOTATED_POINT.
+    node.ANNOTATED_POINT_IN_BAG = True
     # Bilinear feature index = p / stride - SAMPLE_OFFSET. 0.5 puts cell (i, j) at its centre
     # ((i + 0.5) * stride, ...); the official code uses 0.
     node.SAMPLE_OFFSET = 0.5
@@ -80,7 +86,9 @@ def _add_p2pnet(cfg: CN) -> None:
     node.CONV_DIM = 256
     node.NORM = "GN"
     node.SHARED_TOWER = False
+    # As MODEL.CPRNET.PRIOR_PROB and HEAD_INIT.
     node.PRIOR_PROB = 0.01
+    node.HEAD_INIT = "normal"
     # Reference points per location, a square number: 1 (official CPR code), 4 (original P2PNet).
     node.POINTS_PER_LOCATION = 1
     # Reference of cell i = (i + REFERENCE_OFFSET) * stride; the official code uses 0.
@@ -138,6 +146,9 @@ def _add_evaluation(cfg: CN) -> None:
     node.AP = "paper"
     # "true" (x + w / 2) or "official" (x + (w - 1) / 2).
     node.BOX_CENTRE = "true"
+    # What a point near several boxes may take: "free", the nearest that no better point has taken
+    # (official code), or "nearest", the nearest or none (paper).
+    node.SEVERAL_BOXES = "free"
     # "skip": classes without ground truth are left out of the mean. "official": they count 0 or 1.
     node.ABSENT_CLASSES = "skip"
     # True: only iscrowd is ignored, as in the official code. False: ignore or iscrowd.

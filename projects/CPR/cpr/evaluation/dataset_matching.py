@@ -92,8 +92,19 @@ def match_boxes(
     max_dets: int,
     ignore_keys: Sequence[str],
     box_centre: str,
+    several_boxes: str,
 ) -> DatasetMatches:
+    """Detections against boxes by the point-box distance (Eq. 12).
+
+    Args:
+        ignore_keys: the flags that mark an ignored annotation.
+        The others: see `point_ap.evaluate_points`.
+
+    Raises:
+        InputError: see `point_ap.evaluate_points`.
+    """
     check_choice("box_centre", box_centre, ("true", "official"))
+    check_choice("several_boxes", several_boxes, ("free", "nearest"))
     if not taus or not all(np.isfinite(tau) and tau > 0 for tau in taus):
         raise InputError(f"tau {list(taus)!r}: give numbers above 0.")
     shift = 0.5 if box_centre == "official" else 0.0
@@ -127,6 +138,7 @@ def match_boxes(
         thresholds=taus,
         max_dets=max_dets,
         shift=shift,
+        nearest_only=several_boxes == "nearest",
     )
 
 
@@ -136,7 +148,10 @@ def match_radii(
     radii: Sequence[float],
     max_dets: int,
 ) -> DatasetMatches:
-    """As boxes of one pixel: then the point-box distance is the distance in pixels."""
+    """Detections against points by the distance in px; see `point_ap.evaluate_points_by_radius`.
+
+    Points are taken for boxes of one pixel: then the point-box distance is that in pixels.
+    """
     annotations = ground_truth["annotations"]
     ignored = np.array([bool(a.get("ignore") or a.get("iscrowd")) for a in annotations], dtype=bool)
     whole_box = ignored & np.array([a.get("bbox") is not None for a in annotations], dtype=bool)
@@ -163,6 +178,7 @@ def match_radii(
         thresholds=radii,
         max_dets=max_dets,
         shift=0.0,
+        nearest_only=False,
     )
 
 
@@ -179,7 +195,17 @@ def _match(
     thresholds: Sequence[float],
     max_dets: int,
     shift: float,
+    nearest_only: bool,
 ) -> DatasetMatches:
+    """Both of the above.
+
+    Args:
+        centres, sizes: (B, 2) of the `annotations`, px.
+        whole_box: see `point_matching.find_pairs`.
+        regular: (R, B) bool, the objects of each size range.
+        shift: what the centre of a detection's box is moved left and up by, px.
+        nearest_only: a detection may take none but its nearest regular box.
+    """
     if max_dets < 1:
         raise InputError(f"max_dets {max_dets}: give a number above 0.")
     labels = category_index(ground_truth)
@@ -224,8 +250,12 @@ def _match(
     status = np.zeros((len(regular), len(limits), len(points)), dtype=np.int8)
     for r, is_regular in enumerate(regular):
         of_regular = is_regular[pairs.box]
+        candidates = np.flatnonzero(of_regular)
+        if nearest_only:
+            # The pairs of a detection follow one another, the nearest first.
+            candidates = candidates[np.unique(pairs.detection[candidates], return_index=True)[1]]
         detection, box, near, priority = (
-            values[of_regular]
+            values[candidates]
             for values in (pairs.detection, pairs.box, pairs.closeness, pairs.priority)
         )
         nearest_ignored = np.zeros(len(points), dtype=np.float32)
@@ -294,6 +324,7 @@ def _positions(detections: list[dict], shift: float) -> tuple[np.ndarray, np.nda
 
 
 def resolve_ranges(size_ranges: SizeRanges) -> dict[str, tuple[float, float]]:
+    """label -> [min, max) px, from a key of SIZE_RANGES or from such a mapping."""
     if isinstance(size_ranges, str):
         check_choice("size_ranges", size_ranges, tuple(SIZE_RANGES))
         return dict(SIZE_RANGES[size_ranges])
@@ -301,5 +332,6 @@ def resolve_ranges(size_ranges: SizeRanges) -> dict[str, tuple[float, float]]:
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """InputError unless `value` is one of `choices`."""
     if value not in choices:
         raise InputError(f"{name} {value!r}: choose one of {', '.join(choices)}.")

@@ -176,6 +176,7 @@ class PointEvaluator(_GatheringEvaluator):
             ap=node.AP,
             paper_ignore=node.PAPER_IGNORE,
             box_centre=node.BOX_CENTRE,
+            several_boxes=node.SEVERAL_BOXES,
             absent_classes=node.ABSENT_CLASSES,
         )
         if self.output_dir is not None:

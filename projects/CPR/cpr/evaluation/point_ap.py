@@ -4,8 +4,8 @@
 `evaluate_points_by_radius` scores by the distance in pixels, for data without boxes.
 `bootstrap_samples` and `bootstrap_interval` say how far a figure would vary over other images.
 
-Coordinates are continuous px; fractions are 0-1. Source: paper section 5, and section 12 of the
-official evaluator for what the paper leaves open.
+Coordinates are continuous px; fractions are 0-1. Source: the paper's evaluation, and the official
+evaluator for what the paper leaves open.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def evaluate_points(
     paper_ignore: bool = False,
     ignore_keys: Sequence[str] | None = None,
     box_centre: Literal["true", "official"] = "true",
+    several_boxes: Literal["free", "nearest"] = "free",
     absent_classes: Literal["skip", "official"] = "skip",
 ) -> dict[str, Any]:
     """mAP of detected points at several tau and object sizes (Eq. 12).
@@ -75,6 +76,8 @@ def evaluate_points(
             `iscrowd`.
         ignore_keys: the flags that mark an ignored annotation; overrides `paper_ignore`.
         box_centre: "true": x + w/2; "official": x + (w - 1)/2.
+        several_boxes: what a detection near several boxes may take. "free": the nearest that is
+            still free (official code); "nearest": the nearest or none (paper).
         absent_classes: "skip": a class without objects in a size range is left out of that mean;
             "official": it counts 0 or 1 by the rules of the official code.
 
@@ -97,6 +100,7 @@ def evaluate_points(
         max_dets=max_dets,
         ignore_keys=_ignore_keys(paper_ignore, ignore_keys),
         box_centre=box_centre,
+        several_boxes=several_boxes,
     )
     metrics = _summarize(matches, ap, absent_classes)
     metrics["settings"] = {
@@ -106,6 +110,7 @@ def evaluate_points(
         "ap": ap,
         "ignore": list(_ignore_keys(paper_ignore, ignore_keys)),
         "box_centre": box_centre,
+        "several_boxes": several_boxes,
         "absent_classes": absent_classes,
         "images": len(ground_truth["images"]),
         "detections": len(detections),
@@ -171,6 +176,7 @@ def bootstrap_samples(
     ap: APRule = "paper",
     paper_ignore: bool = False,
     box_centre: Literal["true", "official"] = "true",
+    several_boxes: Literal["free", "nearest"] = "free",
 ) -> np.ndarray:
     """mAP on data sets whose images are drawn with replacement from this one.
 
@@ -193,6 +199,7 @@ def bootstrap_samples(
         max_dets=max_dets,
         ignore_keys=_ignore_keys(paper_ignore, None),
         box_centre=box_centre,
+        several_boxes=several_boxes,
     )
     num_images = matches.num_images
     random = np.random.default_rng(seed)

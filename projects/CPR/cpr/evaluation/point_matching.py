@@ -1,9 +1,9 @@
 """Matching of points with boxes by the point-box distance (Eq. 12), for all images at once.
 
-The rule (paper, and section 12 of the official evaluator): within an image and a class, detections
-take turns, best score first; each takes the nearest box that is still free, if its distance is at
-most tau. Detections of equal score share a turn: the nearest pair among them goes first. A
-detection that found no box but is within tau of an ignored box counts neither as hit nor as error.
+The rule (official evaluator): within an image and a class, detections take turns, best score first;
+each takes the nearest box that is still free, if its distance is at most tau. Detections of equal
+score share a turn: the nearest pair among them goes first. A detection that found no box but is
+within tau of an ignored box counts neither as hit nor as error.
 
 The sequential rule is computed by deferred acceptance: every detection proposes to its nearest
 box, a box keeps the proposal with the highest priority, the others propose to their next box. As

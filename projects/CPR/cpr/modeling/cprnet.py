@@ -5,19 +5,17 @@ Shape shorthand: B images, M objects, U points per bag, K classes, H x W cells.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
-from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import ImageList, Instances
 from torch import nn
 
 from .distributed import count_normalizer
+from .head import conv_tower, init_head
 from .inputs import PointTargets, batch_images, batch_targets, padded_sizes, region_mask, to_device
-from .losses import bag_scores, cpr_losses
+from .losses import bag_scores, cpr_losses, mil_points
 from .point_sampling import (
     cell_centres,
     circle_offsets,
@@ -27,12 +25,21 @@ from .point_sampling import (
     sample_maps,
 )
 from .refinement import RefinementSettings, refine_points
+from .require import require
+
+NODE = "MODEL.CPRNET"
 
 
 class CPRHead(nn.Module):
     """A tower of 3x3 convs and the two linear branches of Eq. 5, as 1x1 convs.
 
     forward: (B, C, H, W) -> (B, 2 K, H, W) float32, K class logits, then K instance logits.
+
+    Args:
+        in_channels: C.
+        num_convs, conv_dim, norm: see `head.conv_tower`.
+        num_classes: K.
+        prior_prob, init: see `head.init_head`.
     """
 
     def __init__(
@@ -44,31 +51,17 @@ class CPRHead(nn.Module):
         norm: str,
         num_classes: int,
         prior_prob: float,
+        init: str,
     ):
         super().__init__()
-        self.tower = nn.Sequential(
-            *(
-                Conv2d(
-                    conv_dim if i else in_channels,
-                    conv_dim,
-                    kernel_size=3,
-                    padding=1,
-                    bias=norm == "",
-                    norm=get_norm(norm, conv_dim),
-                    activation=nn.ReLU(),
-                )
-                for i in range(num_convs)
-            )
+        require(num_classes >= 1, f"{NODE}.NUM_CLASSES", num_classes, "at least 1")
+        self.tower = conv_tower(
+            in_channels, num_convs=num_convs, conv_dim=conv_dim, norm=norm, node=NODE
         )
         channels = conv_dim if num_convs else in_channels
         self.cls_score = nn.Conv2d(channels, num_classes, kernel_size=1)
         self.ins_score = nn.Conv2d(channels, num_classes, kernel_size=1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        nn.init.constant_(self.cls_score.bias, -math.log((1 - prior_prob) / prior_prob))
+        init_head(self, self.cls_score, prior_prob=prior_prob, init=init, node=NODE)
 
     def forward(self, feature: torch.Tensor) -> torch.Tensor:
         return self.logits(self.tower(feature))
@@ -82,7 +75,7 @@ class CPRHead(nn.Module):
 
 @META_ARCH_REGISTRY.register()
 class CPRNet(nn.Module):
-    """Coarse point refinement network (paper, section 3; official code, see the project's README).
+    """Coarse point refinement network (paper, Fig. 4; official code, see the project's README).
 
     Training learns, from one click per object, which points look like the object's class wherever
     they are. Inference moves each given click to the centre of its semantic points (Algorithm 2);
@@ -104,6 +97,7 @@ class CPRNet(nn.Module):
         radius: int,
         u0: int,
         sample_offset: float,
+        annotated_in_bag: bool,
         loss_weights: dict[str, float],
         gamma: float,
         loss_normalizer: str,
@@ -114,13 +108,16 @@ class CPRNet(nn.Module):
     ):
         super().__init__()
         shapes = backbone.output_shape()
-        if in_feature not in shapes:
-            raise ValueError(
-                f"MODEL.CPRNET.IN_FEATURE {in_feature!r} is not made by the backbone, which gives"
-                f" {sorted(shapes)}: change it or the first of MODEL.FPN.IN_FEATURES."
-            )
-        if radius < 1 or u0 < 1:
-            raise ValueError("MODEL.CPRNET.RADIUS and MODEL.CPRNET.U0 must be at least 1.")
+        require(
+            in_feature in shapes,
+            f"{NODE}.IN_FEATURE",
+            in_feature,
+            f"an output of the backbone, which gives {sorted(shapes)} (see MODEL.FPN.IN_FEATURES)",
+        )
+        require(radius >= 1, f"{NODE}.RADIUS", radius, "at least 1")
+        require(u0 >= 1, f"{NODE}.U0", u0, "at least 1")
+        # Between 0 and 1 the gradient is infinite where a score reaches its target.
+        require(gamma == 0 or gamma >= 1, f"{NODE}.GAMMA", gamma, "0 or at least 1")
         self.backbone = backbone
         self.head = head
         self.in_feature = in_feature
@@ -128,9 +125,10 @@ class CPRNet(nn.Module):
         self.num_classes = num_classes
         self.radius = radius
         self.sample_offset = sample_offset
+        self.annotated_in_bag = annotated_in_bag
         self.loss_weights = loss_weights
         self.gamma = gamma
-        self.normalizer = count_normalizer(loss_normalizer)
+        self.normalizer = count_normalizer(loss_normalizer, key=f"{NODE}.LOSS_NORMALIZER")
         self.ignore_as_background = ignore_as_background
         self.refinement = refinement
         self.diagnostics: dict[str, torch.Tensor] = {}
@@ -142,24 +140,25 @@ class CPRNet(nn.Module):
     def from_config(cls, cfg) -> dict:
         node = cfg.MODEL.CPRNET
         backbone = build_backbone(cfg)
-        if node.IN_FEATURE not in backbone.output_shape():
-            in_channels = cfg.MODEL.FPN.OUT_CHANNELS
-        else:
-            in_channels = backbone.output_shape()[node.IN_FEATURE].channels
+        # A level that does not exist is refused by __init__, with its reason.
+        shape = backbone.output_shape().get(node.IN_FEATURE)
         annotated = node.REFINE.ANNOTATED_POINT
-        if annotated not in ("candidate", "forced"):
-            raise ValueError(
-                f"MODEL.CPRNET.REFINE.ANNOTATED_POINT is {annotated!r}; use 'candidate' or 'forced'"
-            )
+        require(
+            annotated in ("candidate", "forced"),
+            f"{NODE}.REFINE.ANNOTATED_POINT",
+            annotated,
+            "'candidate' or 'forced'",
+        )
         return {
             "backbone": backbone,
             "head": CPRHead(
-                in_channels=in_channels,
+                in_channels=shape.channels if shape else cfg.MODEL.FPN.OUT_CHANNELS,
                 num_convs=node.NUM_CONVS,
                 conv_dim=node.CONV_DIM,
                 norm=node.NORM,
                 num_classes=node.NUM_CLASSES,
                 prior_prob=node.PRIOR_PROB,
+                init=node.HEAD_INIT,
             ),
             "in_feature": node.IN_FEATURE,
             "num_classes": node.NUM_CLASSES,
@@ -167,6 +166,7 @@ class CPRNet(nn.Module):
             "radius": node.RADIUS,
             "u0": node.U0,
             "sample_offset": node.SAMPLE_OFFSET,
+            "annotated_in_bag": node.ANNOTATED_POINT_IN_BAG,
             "loss_weights": {
                 "mil": node.LOSS_SCALE * node.ALPHA_MIL,
                 "ann": node.LOSS_SCALE * node.ALPHA_ANN,
@@ -254,6 +254,7 @@ class CPRNet(nn.Module):
             weights=self.loss_weights,
             gamma=self.gamma,
             normalizer=self.normalizer,
+            annotated_in_bag=self.annotated_in_bag,
         )
         if len(targets.labels):
             self._diagnose(bag_cls.detach(), bag_ins.detach(), valid, targets.labels)
@@ -311,7 +312,7 @@ class CPRNet(nn.Module):
         valid: torch.Tensor,
         labels: torch.Tensor,
     ) -> None:
-        scores = bag_scores(bag_cls, bag_ins, valid)
+        scores = bag_scores(bag_cls, bag_ins, mil_points(valid, self.annotated_in_bag))
         self.diagnostics = {
             "cpr/bag_score": scores.gather(1, labels[:, None]).mean(),
             "cpr/bag_accuracy": (scores.argmax(dim=1) == labels).float().mean(),

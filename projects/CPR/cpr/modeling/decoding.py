@@ -14,6 +14,7 @@ import torch
 from cpr_deploy.tiling import merge_tiles
 
 from .point_ops import NMS_RULES, clip_points, point_nms, scale_points
+from .require import require
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,7 @@ class DecodeSettings:
             ("NMS_RADIUS", self.nms_radius >= 0, "at least 0"),
             ("MAX_DETS", self.max_dets >= 1, "at least 1"),
         ):
-            if not good:
-                value = getattr(self, key.lower())
-                raise ValueError(f"MODEL.P2PNET.{key} is {value!r}; it must be {need}.")
+            require(good, f"MODEL.P2PNET.{key}", getattr(self, key.lower()), need)
 
     @property
     def nms(self) -> dict:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 import torch.distributed
 
+from .require import require
+
 
 def all_rank_sum(value: torch.Tensor) -> tuple[torch.Tensor, int]:
     """Sums `value` over all ranks, without gradient and without a host sync.
@@ -30,15 +32,17 @@ def all_rank_sum(value: torch.Tensor) -> tuple[torch.Tensor, int]:
     return value, torch.distributed.get_world_size()
 
 
-def count_normalizer(mode: str) -> Callable[[torch.Tensor], torch.Tensor]:
+def count_normalizer(
+    mode: str, *, key: str = "LOSS_NORMALIZER"
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """The divisor that a loss takes for its count (objects, positives), never below 1.
 
     Args:
         mode: "global", the count of all ranks over the number of ranks (N processes equal one), or
-            "local", the count of this process (official code). Value of a LOSS_NORMALIZER key.
+            "local", the count of this process (official code).
+        key: where in the config `mode` comes from, for errors.
     """
-    if mode not in ("global", "local"):
-        raise ValueError(f"LOSS_NORMALIZER is {mode!r}; use 'global' or 'local'.")
+    require(mode in ("global", "local"), key, mode, "'global' or 'local'")
 
     def normalize(count: torch.Tensor) -> torch.Tensor:
         total, ranks = all_rank_sum(count) if mode == "global" else (count.detach(), 1)

@@ -10,8 +10,12 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from .distributed import count_normalizer
+
 # Added inside the logarithms, as in the official code.
 EPS = 1e-6
+# The normaliser of the official code: the counts of this process.
+LOCAL_COUNT = count_normalizer("local")
 
 
 def focal_loss(scores: torch.Tensor, targets: torch.Tensor, gamma: float) -> torch.Tensor:
@@ -75,6 +79,16 @@ def annotation_loss(
     return (per_object * valid).sum()
 
 
+def mil_points(bag_valid: torch.Tensor, annotated_in_bag: bool) -> torch.Tensor:
+    """(M, U) bool: the valid points that take part in L_MIL.
+
+    All of them in the official code; without `annotated_in_bag` not the annotated one (Eq. 1).
+    """
+    if annotated_in_bag:
+        return bag_valid
+    return torch.cat((bag_valid[:, :-1], torch.zeros_like(bag_valid[:, -1:])), dim=1)
+
+
 def negative_loss(cls_logits: torch.Tensor, mask: torch.Tensor, gamma: float) -> torch.Tensor:
     """L_neg (Eq. 10) before the division by M: the sum over all negatives and classes.
 
@@ -87,11 +101,6 @@ def negative_loss(cls_logits: torch.Tensor, mask: torch.Tensor, gamma: float) ->
     return torch.where(mask, loss, 0).sum()
 
 
-def at_least_one(counts: torch.Tensor) -> torch.Tensor:
-    """The official normaliser: the local counts, at least 1."""
-    return counts.clamp(min=1)
-
-
 def cpr_losses(
     bag_cls_logits: torch.Tensor,
     bag_ins_logits: torch.Tensor,
@@ -102,7 +111,8 @@ def cpr_losses(
     *,
     weights: dict[str, float],
     gamma: float,
-    normalizer: Callable[[torch.Tensor], torch.Tensor] = at_least_one,
+    normalizer: Callable[[torch.Tensor], torch.Tensor] = LOCAL_COUNT,
+    annotated_in_bag: bool = True,
 ) -> dict[str, torch.Tensor]:
     """The three weighted terms of L_CPR (Eq. 3).
 
@@ -115,16 +125,19 @@ def cpr_losses(
         labels: (M,) int64.
         neg_cls_logits, neg_mask: same shape, see `negative_loss`.
         weights: of "mil", "ann" and "neg".
-        normalizer: (2,) counts of this process -> (2,) divisors.
+        normalizer: (2,) counts of this process -> (2,) divisors; by default the official one.
+        annotated_in_bag: see `mil_points`.
 
     Returns:
         {"loss_mil", "loss_ann", "loss_neg"}: scalars.
     """
+    ann_valid = bag_valid[:, -1]
+    bag_valid = mil_points(bag_valid, annotated_in_bag)
     scores = bag_scores(bag_cls_logits, bag_ins_logits, bag_valid)
-    counts = torch.stack((bag_valid.any(dim=1).sum(), bag_valid[:, -1].sum())).to(scores.dtype)
+    counts = torch.stack((bag_valid.any(dim=1).sum(), ann_valid.sum())).to(scores.dtype)
     num_bags, num_points = normalizer(counts).unbind()
     mil = mil_loss(scores, labels, bag_valid, gamma)
-    ann = annotation_loss(bag_cls_logits[:, -1], labels, bag_valid[:, -1], gamma)
+    ann = annotation_loss(bag_cls_logits[:, -1], labels, ann_valid, gamma)
     neg = negative_loss(neg_cls_logits, neg_mask, gamma)
     return {
         "loss_mil": weights["mil"] * mil / num_bags,

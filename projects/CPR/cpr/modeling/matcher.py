@@ -18,6 +18,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from .reference_grid import ReferenceGrid
+from .require import require
 
 # Added to the argument of the logarithms of the class cost (official code).
 LOG_EPS = 1e-12
@@ -57,11 +58,10 @@ class CostSettings:
             ("COST_CLASS", self.class_weight, self.class_weight >= 0, "at least 0"),
             ("COST_POINT", self.point_weight, self.point_weight >= 0, "at least 0"),
             ("FOCAL_ALPHA", self.alpha, 0 <= self.alpha <= 1, "between 0 and 1"),
-            # Below 1 the gradient is infinite where a score reaches its target.
+            # Between 0 and 1 the gradient is infinite where a score reaches its target.
             ("FOCAL_GAMMA", self.gamma, self.gamma == 0 or self.gamma >= 1, "0 or at least 1"),
         ):
-            if not good:
-                raise ValueError(f"MODEL.P2PNET.{key} is {value!r}; it must be {need}.")
+            require(good, f"MODEL.P2PNET.{key}", value, need)
 
 
 def assignment_cost(

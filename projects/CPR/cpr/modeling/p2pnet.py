@@ -12,27 +12,25 @@ import math
 
 import torch
 from detectron2.config import configurable
-from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import ImageList, Instances
 from torch import nn
 
 from .decoding import DecodeSettings, decode_points
 from .distributed import count_normalizer
+from .head import conv_tower, init_head
 from .inputs import PointTargets, batch_images, batch_targets, padded_sizes, region_mask
 from .losses_p2p import p2p_losses
 from .matcher import CostSettings, candidate_topk_assign, hungarian_topk_assign
 from .reference_grid import ReferenceGrid, maps_to_references
+from .require import require
 
-# Of get_norm's "GN".
-NUM_GROUPS = 32
-NORMS = ("", "GN", "BN", "SyncBN")
+NODE = "MODEL.P2PNET"
 ASSIGNERS = ("topk", "hungarian")
 
 
 def _require(good: bool, key: str, value: object, need: str) -> None:
-    if not good:
-        raise ValueError(f"MODEL.P2PNET.{key} is {value!r}; it must be {need}.")
+    require(good, f"{NODE}.{key}", value, need)
 
 
 class P2PHead(nn.Module):
@@ -43,11 +41,11 @@ class P2PHead(nn.Module):
 
     Args:
         in_channels: C.
-        num_convs, conv_dim, norm: the towers, `num_convs` x (conv, norm, ReLU).
+        num_convs, conv_dim, norm: the towers, see `head.conv_tower`.
         shared_tower: one tower for both outputs instead of one each.
         num_classes: K.
         points_per_location: q.
-        prior_prob: score of every class at the start, the bias of the class output.
+        prior_prob, init: see `head.init_head`.
     """
 
     def __init__(
@@ -61,33 +59,14 @@ class P2PHead(nn.Module):
         num_classes: int,
         points_per_location: int,
         prior_prob: float,
+        init: str,
     ):
         super().__init__()
-        _require(num_convs >= 0, "NUM_CONVS", num_convs, "at least 0")
-        _require(norm in NORMS, "NORM", norm, f"one of {NORMS}")
-        _require(
-            norm != "GN" or conv_dim % NUM_GROUPS == 0,
-            "CONV_DIM",
-            conv_dim,
-            f"a multiple of {NUM_GROUPS} with MODEL.P2PNET.NORM 'GN'",
-        )
         _require(num_classes >= 1, "NUM_CLASSES", num_classes, "at least 1")
-        _require(0 < prior_prob < 1, "PRIOR_PROB", prior_prob, "between 0 and 1")
 
         def tower() -> nn.Sequential:
-            return nn.Sequential(
-                *(
-                    Conv2d(
-                        conv_dim if i else in_channels,
-                        conv_dim,
-                        kernel_size=3,
-                        padding=1,
-                        bias=norm == "",
-                        norm=get_norm(norm, conv_dim),
-                        activation=nn.ReLU(),
-                    )
-                    for i in range(num_convs)
-                )
+            return conv_tower(
+                in_channels, num_convs=num_convs, conv_dim=conv_dim, norm=norm, node=NODE
             )
 
         channels = conv_dim if num_convs else in_channels
@@ -96,12 +75,7 @@ class P2PHead(nn.Module):
         self.point_tower = None if shared_tower else tower()
         self.cls_score = nn.Conv2d(channels, points_per_location * num_classes, 3, padding=1)
         self.point_offset = nn.Conv2d(channels, points_per_location * 2, 3, padding=1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        nn.init.constant_(self.cls_score.bias, -math.log((1 - prior_prob) / prior_prob))
+        init_head(self, self.cls_score, prior_prob=prior_prob, init=init, node=NODE)
 
     def forward(self, feature: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         cls_feature = self.cls_tower(feature)
@@ -111,12 +85,13 @@ class P2PHead(nn.Module):
 
 @META_ARCH_REGISTRY.register()
 class P2PNet(nn.Module):
-    """Multi-class point localizer (paper, section 4.1; official code).
+    """Multi-class point localizer (paper, experimental set-up; official code).
 
     Every reference of a regular grid predicts a point, reference + offset * stride, and a score per
     class. Arguments are the keys of MODEL.P2PNET in `cpr/config.py`.
 
     Attributes:
+        decode: how `inference` and an exported graph choose points.
         diagnostics: scalars of the last training step (detached tensors, on the device): the mean
             distance of the positives' predicted points from their object, in network px, and the
             number of positives per object.
@@ -175,12 +150,6 @@ class P2PNet(nn.Module):
             )
         _require(smooth_l1_beta >= 0, "SMOOTH_L1_BETA", smooth_l1_beta, "at least 0")
         _require(point_loss_weight >= 0, "POINT_LOSS_WEIGHT", point_loss_weight, "at least 0")
-        _require(
-            loss_normalizer in ("global", "local"),
-            "LOSS_NORMALIZER",
-            loss_normalizer,
-            "'global' or 'local'",
-        )
         self.backbone = backbone
         self.head = head
         self.in_feature = in_feature
@@ -194,15 +163,9 @@ class P2PNet(nn.Module):
         self.cost = cost
         self.smooth_l1_beta = smooth_l1_beta
         self.point_loss_weight = point_loss_weight
-        self.normalizer = count_normalizer(loss_normalizer)
+        self.normalizer = count_normalizer(loss_normalizer, key=f"{NODE}.LOSS_NORMALIZER")
         self.ignore_as_background = ignore_as_background
-        self.score_thresh = decode.score_thresh
-        self.pre_nms_topk = decode.pre_nms_topk
-        self.nms_rule = decode.nms_rule
-        self.nms_size = decode.nms_size
-        self.nms_iou = decode.nms_iou
-        self.nms_radius = decode.nms_radius
-        self.max_dets = decode.max_dets
+        self.decode = decode
         self.diagnostics: dict[str, torch.Tensor] = {}
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
@@ -224,6 +187,7 @@ class P2PNet(nn.Module):
                 num_classes=node.NUM_CLASSES,
                 points_per_location=node.POINTS_PER_LOCATION,
                 prior_prob=node.PRIOR_PROB,
+                init=node.HEAD_INIT,
             ),
             "in_feature": node.IN_FEATURE,
             "num_classes": node.NUM_CLASSES,
@@ -260,19 +224,6 @@ class P2PNet(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
-
-    @property
-    def decode(self) -> DecodeSettings:
-        """The present values of the attributes that decoding reads."""
-        return DecodeSettings(
-            score_thresh=self.score_thresh,
-            pre_nms_topk=self.pre_nms_topk,
-            nms_rule=self.nms_rule,
-            nms_size=self.nms_size,
-            nms_iou=self.nms_iou,
-            nms_radius=self.nms_radius,
-            max_dets=self.max_dets,
-        )
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, torch.Tensor] | list[dict]:
         """One step of training, or detection.
@@ -395,7 +346,6 @@ class P2PNet(nn.Module):
     ) -> list[dict]:
         """The detections of each image, in original px."""
         results = []
-        settings = self.decode
         for own_logits, own_points, own_valid, size, inputs in zip(
             logits, points, valid, images.image_sizes, batched_inputs, strict=True
         ):
@@ -405,7 +355,7 @@ class P2PNet(nn.Module):
                 own_points[own_valid],
                 image_size=size,
                 scale_xy=(size[1] / width, size[0] / height),
-                settings=settings,
+                settings=self.decode,
             )
             result = Instances((height, width))
             result.pred_points = detections.points

@@ -65,12 +65,13 @@ def points_conflict(
         (...) bool.
     """
     check_nms_rule(rule)
-    offset = (first - second).abs()
+    # Axis by axis: an exported graph would otherwise hold all pairs with a last axis of two.
+    dx, dy = ((first[..., axis] - second[..., axis]).abs() for axis in (0, 1))
     if rule == "radius":
-        return offset.square().sum(dim=-1) < radius**2
+        return dx * dx + dy * dy < radius**2
     # IoU > t, with squares of the same side: intersection > 2 size^2 t / (1 + t).
-    overlap = (size - offset).clamp(min=0)
-    return overlap[..., 0] * overlap[..., 1] > 2 * size**2 * iou / (1 + iou)
+    overlap = (size - dx).clamp(min=0) * (size - dy).clamp(min=0)
+    return overlap > 2 * size**2 * iou / (1 + iou)
 
 
 def point_nms(
