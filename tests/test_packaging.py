@@ -119,6 +119,40 @@ def test_extras():
     assert not base & {"torch", "onnxruntime", "opencv-python", "matplotlib"}
 
 
+# Import package -> distribution, where the names differ.
+DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python"}
+ADAPTERS = {"dataset_mapper.py", "datasets.py", "evaluators.py"}  # to Detectron2
+
+
+def imported_by(files) -> set[str]:
+    """Distributions that the files import anywhere, functions included."""
+    names = set()
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names.add(node.module.split(".")[0])
+    names -= {*sys.stdlib_module_names, *PACKAGES}
+    return {DISTRIBUTIONS.get(name, name) for name in names}
+
+
+def test_a_bare_install_has_what_the_core_imports():
+    base = {name_of(requirement) for requirement in PYPROJECT["project"]["dependencies"]}
+    core = [
+        file
+        for part in ("data", "evaluation")
+        for file in (PACKAGES["cpr"] / part).glob("*.py")
+        if file.name not in ADAPTERS
+    ]
+    tools = [ROOT / "tools/prepare_points.py", ROOT / "tools/evaluate_points.py"]
+    assert imported_by([*core, *tools]) == base
+    for extra, runtime in (("runtime", "onnxruntime"), ("gpu", "onnxruntime-gpu")):
+        distributions = base | {name_of(requirement) for requirement in EXTRAS[extra]}
+        needed = imported_by(PACKAGES["cpr_deploy"].glob("*.py")) - {"onnxruntime"} | {runtime}
+        assert needed <= distributions
+
+
 def test_pythons_agree():
     assert PYPROJECT["project"]["requires-python"] == ">=3.11,<3.14"
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
