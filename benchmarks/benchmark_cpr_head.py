@@ -3,17 +3,18 @@
 The point part is sampled from K-channel logit maps (fc(bilinear(F, p)) = bilinear(conv1x1(F), p)).
 Side by side in one run: the same losses computed the direct way, by gathering the 256-channel
 feature of every bag point and cell and applying the linear layers to it.
+
+Exit code 1 if a target is missed with the first of --classes: the share of the step, and the ratio
+to the direct way.
 """
 
 import argparse
-import json
-import sys
 import time
 
 
 def parse_args():
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", type=int, default=4, help="batch size")
     parser.add_argument("--size", type=int, default=640, help="height and width, px")
@@ -26,7 +27,9 @@ def parse_args():
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--skip-step", action="store_true", help="leave the whole step out")
-    parser.add_argument("--json", help="write the figures there")
+    parser.add_argument("--max-share", type=float, default=0.1, help="of the step, at most")
+    parser.add_argument("--min-ratio", type=float, default=20.0, help="to the direct way, at least")
+    parser.add_argument("--output", "--json", help="write the figures as JSON")
     return parser.parse_args()
 
 
@@ -42,6 +45,7 @@ def main():
     from cpr.modeling.inputs import batch_images, batch_targets, padded_sizes, to_device
     from cpr.modeling.losses import cpr_losses
     from cpr.modeling.point_sampling import inside, negative_mask, point_bags, sample_maps
+    from cpr_deploy.files import write_json
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -74,34 +78,20 @@ def main():
         cfg = get_cfg()
         add_cpr_config(cfg)
         stages = ["res2", "res3", "res4", "res5"][0 if args.stride == 4 else 1 :]
-        cfg.merge_from_list(
-            # fmt: off
-            [
-                "MODEL.META_ARCHITECTURE",
-                "CPRNet",
-                "MODEL.DEVICE",
-                args.device,
-                "MODEL.BACKBONE.NAME",
-                "build_resnet_fpn_single_level_backbone",
-                "MODEL.RESNETS.DEPTH",
-                args.depth,
-                "MODEL.RESNETS.RES2_OUT_CHANNELS",
-                64 if args.depth < 50 else 256,
-                "MODEL.RESNETS.OUT_FEATURES",
-                stages,
-                "MODEL.FPN.IN_FEATURES",
-                stages,
-                "MODEL.FPN.NORM",
-                "GN",
-                "MODEL.CPRNET.NUM_CLASSES",
-                num_classes,
-                "MODEL.CPRNET.IN_FEATURE",
-                "p2" if args.stride == 4 else "p3",
-                "MODEL.CPRNET.RADIUS",
-                args.radius,
-            ]
-            # fmt: on
-        )
+        options = {
+            "MODEL.META_ARCHITECTURE": "CPRNet",
+            "MODEL.DEVICE": args.device,
+            "MODEL.BACKBONE.NAME": "build_resnet_fpn_single_level_backbone",
+            "MODEL.RESNETS.DEPTH": args.depth,
+            "MODEL.RESNETS.RES2_OUT_CHANNELS": 64 if args.depth < 50 else 256,
+            "MODEL.RESNETS.OUT_FEATURES": stages,
+            "MODEL.FPN.IN_FEATURES": stages,
+            "MODEL.FPN.NORM": "GN",
+            "MODEL.CPRNET.NUM_CLASSES": num_classes,
+            "MODEL.CPRNET.IN_FEATURE": "p2" if args.stride == 4 else "p3",
+            "MODEL.CPRNET.RADIUS": args.radius,
+        }
+        cfg.merge_from_list([item for pair in options.items() for item in pair])
         return build_model(cfg)
 
     torch.manual_seed(0)
@@ -180,10 +170,12 @@ def main():
             row["point_part_share"] = row["point_part_s"] / row["step_s"]
         rows.append(row)
         print("  ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump({"settings": vars(args), "rows": rows}, file, indent=1)
-    return 0
+    if args.output:
+        write_json(args.output, {"settings": vars(args), "rows": rows}, indent=1)
+    first = rows[0]
+    good = first["gather_over_point_part"] >= args.min_ratio
+    good &= first.get("point_part_share", 0.0) <= args.max_share
+    return 0 if good else 1
 
 
 def _synchronize(torch, device):
@@ -192,4 +184,6 @@ def _synchronize(torch, device):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from cpr_deploy.files import run_main
+
+    raise SystemExit(run_main(main))
