@@ -266,9 +266,7 @@ def test_configuration_keys_in_the_pages_exist():
     cfg = config.get_cfg()
     add_cpr_config(cfg)
     for page in PAGES:
-        for key in re.findall(
-            r"\b((?:MODEL|INPUT|SOLVER|DATASETS|TEST)(?:\.[A-Z0-9_]+)+)", read(page)
-        ):
+        for key in re.findall(CONFIG_KEY, read(page)):
             node = cfg
             for part in key.split("."):
                 assert part in node, f"{page}: no configuration key {key}"
