@@ -94,6 +94,7 @@ def tiny_opts(architecture, *, num_classes=2, **overrides):
     """KEY VALUE options of a network that trains in milliseconds; see `tiny_models.tiny_cfg`."""
     opts = {
         "MODEL.DEVICE": "cpu",
+        "MODEL.WEIGHTS": "",
         "MODEL.BACKBONE.FREEZE_AT": "0",
         "MODEL.RESNETS.DEPTH": "18",
         "MODEL.RESNETS.RES2_OUT_CHANNELS": "64",

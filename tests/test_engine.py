@@ -267,6 +267,32 @@ def test_bad_settings_stop_before_training(scenes, tmp_path, overrides, message)
     assert not list(tmp_path.glob("out/*.pth"))
 
 
+def without(args, key):
+    at = args.opts.index(key)
+    del args.opts[at : at + 2]
+    return args
+
+
+def test_weights_must_be_given_or_declined(scenes, tmp_path):
+    """Random weights only for MODEL.WEIGHTS ""; a resumed run has its own."""
+    out = tmp_path / "out"
+    for eval_only in (False, True):
+        args = without(arguments(scenes, "P2PNet", out, eval_only=eval_only), "MODEL.WEIGHTS")
+        with pytest.raises(InputError, match="MODEL.WEIGHTS is not set"):
+            engine.setup(args)
+    assert not out.exists()
+    engine.run(arguments(scenes, "P2PNet", out))
+    args = without(arguments(scenes, "P2PNet", out, resume=True), "MODEL.WEIGHTS")
+    assert engine.run(args)["points"]
+
+
+@pytest.mark.parametrize("eval_only, key", [(False, "DATASETS.TRAIN"), (True, "DATASETS.TEST")])
+def test_data_sets_must_be_given(scenes, tmp_path, eval_only, key):
+    args = arguments(scenes, "CPRNet", tmp_path / "out", eval_only=eval_only)
+    with pytest.raises(InputError, match=f"{key} is empty: .*points:annotations.json@images"):
+        engine.setup(without(args, key))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_image_is_named(scenes, tmp_path, workers):
     path = scenes[1] / "scenes2.png"

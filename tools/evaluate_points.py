@@ -53,6 +53,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="true: x + w/2; official: x + (w - 1)/2",
     )
     parser.add_argument(
+        "--several-boxes",
+        choices=("free", "nearest"),
+        default="free",
+        help="a point near several boxes takes the nearest one that is free, as in the official"
+        " code, or the nearest or none, as in the paper",
+    )
+    parser.add_argument(
         "--absent-classes",
         choices=("skip", "official"),
         default="skip",
@@ -119,6 +126,7 @@ def main(argv: list[str] | None = None) -> int:
             "ap": args.ap,
             "paper_ignore": args.paper_ignore,
             "box_centre": args.box_centre,
+            "several_boxes": args.several_boxes,
         }
         metrics = evaluate_points(
             ground_truth,

@@ -3,7 +3,8 @@
 
     python tools/train_net.py --config-file configs/Base-P2PNet.yaml \\
         DATASETS.TRAIN points:train.json@images DATASETS.TEST points:val.json@images \\
-        MODEL.P2PNET.NUM_CLASSES 4 OUTPUT_DIR output/run
+        MODEL.P2PNET.NUM_CLASSES 4 OUTPUT_DIR output/run \\
+        MODEL.WEIGHTS detectron2://ImageNetPretrained/torchvision/R-50.pkl
 
 OUTPUT_DIR then holds model_final.pth, the logs and the evaluation.
 """

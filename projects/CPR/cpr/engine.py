@@ -59,7 +59,8 @@ def build_cfg(
 ) -> CfgNode:
     """The full config: defaults, then `config_file`, then `opts` (KEY VALUE KEY VALUE ...).
 
-    MODEL.DEVICE is "cuda" if there is a GPU, else "cpu", unless it is set.
+    MODEL.DEVICE is "cuda" if there is a GPU, else "cpu", unless it is set. MODEL.WEIGHTS is None
+    unless it is set; Detectron2's default "" would start from random weights without a word.
 
     Raises:
         InputError: no such file, bad YAML, unknown key, value of another type, no such device.
@@ -67,6 +68,7 @@ def build_cfg(
     cfg = get_cfg()
     add_cpr_config(cfg)
     cfg.MODEL.DEVICE = AUTO_DEVICE
+    cfg.MODEL.WEIGHTS = None
     try:
         if config_file:
             cfg.merge_from_file(str(config_file), allow_unsafe=False)
@@ -104,6 +106,7 @@ def _with_tuples(opts: Iterable[str]) -> list:
 def setup(args: argparse.Namespace) -> CfgNode:
     """Config, log files, seeds and data sets of a run; see `tools/train_net.py` for `args`."""
     cfg = build_cfg(args.config_file, args.opts)
+    _check_complete(cfg, resume=args.resume, eval_only=args.eval_only)
     for name in ("cpr", "cpr_deploy"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     ensure_registered(cfg, train=not args.eval_only)
@@ -111,6 +114,22 @@ def setup(args: argparse.Namespace) -> CfgNode:
     default_setup(cfg, args)
     logger.info("Running on %s", cfg.MODEL.DEVICE)
     return cfg
+
+
+def _check_complete(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
+    """InputError if the config leaves out what only the user can know: weights and test data."""
+    resumable = resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file()
+    if cfg.MODEL.WEIGHTS is None and not resumable:
+        what = "the trained network" if eval_only else "ImageNet weights of the backbone"
+        raise InputError(
+            f"MODEL.WEIGHTS is not set: give the file of {what} (a path or detectron2://...)."
+            ' MODEL.WEIGHTS "" asks for random weights.'
+        )
+    if eval_only and not cfg.DATASETS.TEST:
+        raise InputError(
+            "DATASETS.TEST is empty: name the data to evaluate on, for example"
+            " DATASETS.TEST points:annotations.json@images"
+        )
 
 
 def class_metadata(cfg: CfgNode) -> dict:
