@@ -286,6 +286,18 @@ def test_weights_must_be_given_or_declined(scenes, tmp_path):
     assert engine.run(args)["points"]
 
 
+def test_evaluation_on_other_classes_is_refused(scenes, tmp_path):
+    out = tmp_path / "out"
+    engine.run(arguments(scenes, "P2PNet", out))
+    changes = {"MODEL.WEIGHTS": out / "model_final.pth"}
+    assert engine.run(arguments(scenes, "P2PNet", out, eval_only=True, **changes))["points"]
+    edit_json(scenes[0], lambda d: d["categories"][0].update(name="whale"))
+    with pytest.raises(
+        InputError, match="whale, class1; the network was trained on class0, class1"
+    ):
+        engine.run(arguments(scenes, "P2PNet", out, eval_only=True, **changes))
+
+
 @pytest.mark.parametrize("eval_only, key", [(False, "DATASETS.TRAIN"), (True, "DATASETS.TEST")])
 def test_data_sets_must_be_given(scenes, tmp_path, eval_only, key):
     args = arguments(scenes, "CPRNet", tmp_path / "out", eval_only=eval_only)

@@ -64,6 +64,29 @@ def test_equals_the_evaluation_after_training(trained, tmp_path, capsys):
     assert {d["category_id"] for d in detections} <= {3, 7}
 
 
+def test_classes_are_matched_by_name(trained, tmp_path):
+    """Ids in another order than those trained on: each class keeps its name."""
+    (annotations, images), out = trained
+    other = tmp_path / "other.json"
+    other.write_text(annotations.read_text())
+
+    def renumber(dataset):
+        new = {3: 8, 7: 2}
+        for category in dataset["categories"]:
+            category["id"] = new[category["id"]]
+        for annotation in dataset["annotations"]:
+            annotation["category_id"] = new[annotation["category_id"]]
+
+    edit_json(other, renumber)
+    where = ["--annotations", other, "--image-root", images, "--output", tmp_path / "d.json"]
+    assert run_tool("predict_points", *eager(out), *where) == 0
+    expected = read(out / "inference" / "detections.json")
+    new = {3: 8, 7: 2}
+    assert read(tmp_path / "d.json") == [
+        {**d, "category_id": new[d["category_id"]]} for d in expected
+    ]
+
+
 def test_a_folder_is_numbered_by_name(trained, tmp_path):
     (_, images), out = trained
     args = [*eager(out), "--images", images, "--output", tmp_path / "d.json"]

@@ -10,6 +10,7 @@ which knows no ids, images are numbered by name from 1 and each entry also has i
 """
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cpr_deploy.files import InputError, run_main, write_json
@@ -64,7 +65,7 @@ def predict_eager(args: argparse.Namespace) -> list[dict]:
         images, classes = dataset_dicts(cfg, args.annotations, args.image_root)
     model, metadata = load_model(cfg, args.weights, architecture="P2PNet")
     if args.images:
-        classes = metadata
+        category_ids = metadata.get("category_ids")
         images = [
             {
                 "file_name": str(args.images / record["file_name"]),
@@ -74,7 +75,10 @@ def predict_eager(args: argparse.Namespace) -> list[dict]:
             }
             for record in list_images(args.images)
         ]
-    category_ids = classes.get("category_ids") or numbered(cfg.MODEL.P2PNET.NUM_CLASSES)
+    else:
+        ids = dict(zip(classes["class_names"], classes["category_ids"], strict=True))
+        category_ids = match_classes(metadata.get("class_names") or [*ids], ids, args.annotations)
+    category_ids = category_ids or numbered(cfg.MODEL.P2PNET.NUM_CLASSES)
     return predict(model, cfg, images, category_ids)
 
 
@@ -89,7 +93,8 @@ def predict_onnx(args: argparse.Namespace) -> list[dict]:
     if args.annotations:
         dataset = load_points(args.annotations)
         paths = {image["id"]: image_path(args.image_root, image) for image in dataset["images"]}
-        category_ids = match_classes(localizer.class_names, dataset, args.annotations)
+        ids = {category["name"]: category["id"] for category in dataset["categories"]}
+        category_ids = match_classes(localizer.class_names, ids, args.annotations)
     else:
         paths = {r["id"]: args.images / r["file_name"] for r in list_images(args.images)}
         category_ids = localizer.spec.category_ids or numbered(len(localizer.class_names))
@@ -108,9 +113,8 @@ def predict_onnx(args: argparse.Namespace) -> list[dict]:
     return detections
 
 
-def match_classes(names: tuple[str, ...], dataset: dict, source: Path) -> list[int]:
-    """Category id in `dataset` of each of the model's classes, by name."""
-    ids = {category["name"]: category["id"] for category in dataset["categories"]}
+def match_classes(names: Sequence[str], ids: Mapping[str, int], source: Path) -> list[int]:
+    """Category id of each of the model's classes; `ids` are those of `source`, by name."""
     unknown = [name for name in names if name not in ids]
     if unknown:
         raise InputError(

@@ -41,13 +41,14 @@ def main() -> None:
     from cpr.data.datasets import load_dataset
     from cpr.data.point_json import save_points
     from cpr.data.refined_points import apply_refinement
-    from cpr.engine import build_cfg
+    from cpr.engine import build_cfg, check_classes
     from cpr.evaluation.evaluators import format_refinement, refinement_metrics
     from cpr.inference import dataset_dicts, load_model, refine
 
     cfg = build_cfg(args.config_file, args.opts)
-    images, _ = dataset_dicts(cfg, args.annotations, args.image_root)
-    model, _ = load_model(cfg, args.weights, architecture="CPRNet")
+    images, classes = dataset_dicts(cfg, args.annotations, args.image_root)
+    model, trained = load_model(cfg, args.weights, architecture="CPRNet")
+    check_classes(trained, classes, args.annotations)
     records = refine(model, cfg, images, semantic_points=args.semantic_points)
 
     dataset = load_dataset(args.annotations)

@@ -144,6 +144,22 @@ def class_metadata(cfg: CfgNode) -> dict:
     return {}
 
 
+def check_classes(trained: dict, found: dict, source: object) -> None:
+    """InputError if a network was trained on other classes than those of a data set.
+
+    Args:
+        trained, found: {"class_names", ...} of a checkpoint and of the data, in the order of the
+            labels; without class names nothing is known, and nothing checked.
+        source: where the data come from, for the error.
+    """
+    one, two = trained.get("class_names"), found.get("class_names")
+    if one and two and list(one) != list(two):
+        raise InputError(
+            f"{source}: its classes, by category id, are {', '.join(two)}; the network was trained"
+            f" on {', '.join(one)}. Give data with the same classes in the same order."
+        )
+
+
 class ResumableSampler(TrainingSampler):
     """Detectron2's endless shuffled stream, entered after `start` images (of all ranks)."""
 
@@ -302,7 +318,8 @@ def _evaluate(cfg: CfgNode, resume: bool) -> dict:
     checkpointer = PointCheckpointer(model, cfg.OUTPUT_DIR, require_all=True)
     if not (cfg.MODEL.WEIGHTS or (resume and checkpointer.has_checkpoint())):
         logger.warning("MODEL.WEIGHTS is empty: evaluating random weights")
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    loaded = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    check_classes(loaded.get("metadata", {}), class_metadata(cfg), "DATASETS.TEST")
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)
