@@ -11,7 +11,10 @@ import logging
 import sys
 from pathlib import Path
 
-from cpr_deploy.files import InputError, run_main
+from cpr_deploy.files import InputError, check_outputs, run_main
+
+# Of --batch, --max-candidates and --nms-iterations: beyond this nothing would fit into memory.
+MAX_OPTION = 100_000
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -84,6 +87,7 @@ def main(argv: list[str] | None = None) -> int:
             "--weights is missing: a model with random weights finds nothing. Give the checkpoint"
             " of a trained P2PNet, or --allow-random-weights for timing and tests."
         )
+    check_outputs([args.output], [args.config_file, args.weights])
     if args.weights and not Path(args.weights).is_file():
         raise InputError(f"{args.weights}: no such checkpoint. Check --weights.")
     for option, value in (
@@ -91,8 +95,8 @@ def main(argv: list[str] | None = None) -> int:
         ("--max-candidates", args.max_candidates),
         ("--nms-iterations", args.nms_iterations),
     ):
-        if value is not None and value < 1:
-            raise InputError(f"{option} {value}: at least 1 is needed.")
+        if value is not None and not 1 <= value <= MAX_OPTION:
+            raise InputError(f"{option} {value}: 1 to {MAX_OPTION} are possible.")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
 
     from cpr.export import ParityError, export_point_localizer, file_sha256, load_localizer
@@ -104,6 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     if not names:
         names = [f"class_{index}" for index in range(model.num_classes)]
         print("warning: the checkpoint holds no class names; give --class-names", file=sys.stderr)
+    print("exporting, and comparing with the eager model ...", file=sys.stderr)
     try:
         report = export_point_localizer(
             model,

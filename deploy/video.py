@@ -12,7 +12,9 @@ import contextlib
 import sys
 import time
 
-from cpr_deploy.files import InputError, run_main
+from cpr_deploy.files import InputError, check_outputs, run_main
+
+MAX_THREADS = 1024
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -66,6 +68,10 @@ def main(argv: list[str] | None = None) -> int:
     for name, value in (("--every", args.every), ("--max-frames", args.max_frames)):
         if value is not None and value < 1:
             raise InputError(f"{name} {value}: at least 1 is needed.")
+    if args.threads is not None and not 1 <= args.threads <= MAX_THREADS:
+        raise InputError(f"--threads {args.threads}: 1 to {MAX_THREADS} are possible.")
+    points = None if args.points == "-" else args.points
+    check_outputs([args.output, points], [args.model, args.source])
 
     from cpr_deploy.point_localizer import PointLocalizer
     from cpr_deploy.stream import run_stream

@@ -168,6 +168,10 @@ def test_clicks_lie_in_their_masks(caplog):
         ({"segmentation": [[1, 2, 3]]}, "id 100.*segmentation"),
         ({"segmentation": {"counts": "@@", "size": [5, 5]}}, "id 100.*segmentation"),
         ({"segmentation": "mask.png"}, "id 100.*segmentation"),
+        ({"segmentation": {"counts": [-1, 5], "size": [100, 100]}}, "id 100.*segmentation"),
+        ({"segmentation": {"counts": [10**9], "size": [100, 100]}}, "id 100.*segmentation"),
+        ({"segmentation": [[0, 0, 1e9, 0, 5, 5]]}, "id 100.*outline is longer"),
+        ({"segmentation": [[0, 0, 9, 0, 5, 5]], "bbox": [0, 0, 1e6, 1e6]}, "id 100.*too large"),
     ],
 )
 def test_bad_records(change, message):

@@ -183,7 +183,7 @@ def test_truncated_image(tmp_path, suffix):
 def test_not_an_image(tmp_path):
     one = record(tmp_path / "dots.png")
     (tmp_path / "dots.png").write_text("hello")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="image 5.*is not an image"):
         mapper()(one)
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from cpr.visualization import draw
 from cpr_deploy.files import InputError
+from cpr_deploy.image_files import read_rgb
 
 
 def blank(height=40, width=60):
@@ -114,7 +115,7 @@ def test_image_files_round_trip_and_keep_red_red(tmp_path):
     image[:, :, 0] = 200
     path = tmp_path / "ö.png"
     path.write_bytes(draw.encode_image(image))
-    assert (draw.read_image(path) == image).all()
+    assert (read_rgb(path) == image).all()
     assert cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)[0, 0].tolist() == [
         100,
         100,
@@ -128,4 +129,4 @@ def test_unreadable_images_are_named(tmp_path, content):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"broken\.png"):
-        draw.read_image(path)
+        read_rgb(path)

@@ -1,4 +1,5 @@
 import argparse
+import errno
 import json
 import math
 import random
@@ -320,6 +321,12 @@ def fail_on_rank_1(value):
     torch.distributed.barrier()
 
 
+def deny_on_rank_1(path):
+    if torch.distributed.get_rank() == 1:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+    torch.distributed.barrier()
+
+
 def sum_over_ranks(path):
     total = torch.tensor([torch.distributed.get_rank() + 1.0])
     torch.distributed.all_reduce(total)
@@ -332,6 +339,8 @@ def test_launch(tmp_path):
     assert (tmp_path / "sum").read_text() == "gloo 3.0"
     with pytest.raises(InputError, match="^bad file$"):
         engine.launch(fail_on_rank_1, ("file",), device="cpu", num_processes=2)
+    with pytest.raises(InputError, match="^out: no permission; choose a path"):
+        engine.launch(deny_on_rank_1, ("out",), device="cpu", num_processes=2)
 
 
 @pytest.mark.parametrize(

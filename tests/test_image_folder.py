@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cpr.data.image_folder import list_images, read_bgr
+from cpr.data.image_folder import list_images, read_recorded
 from cpr_deploy.files import InputError
+from cpr_deploy.image_files import read_bgr, read_rgb
 
 
 def test_list_and_read(tmp_path):
@@ -36,3 +37,30 @@ def test_errors(tmp_path):
         read_bgr(tmp_path / "x.png")
     with pytest.raises(InputError, match="no such image"):
         read_bgr(tmp_path / "y.png")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_truncated_images_are_not_filled_up(tmp_path, suffix):
+    path = tmp_path / f"x.{suffix}"
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    assert read_rgb(path).shape == (64, 64, 3)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(InputError, match=rf"x\.{suffix}: cannot be read as an image \(.*truncated"):
+        read_rgb(path)
+
+
+def test_recorded_images(tmp_path):
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    pixels[0, 0] = 10, 20, 30
+    Image.fromarray(pixels).save(tmp_path / "b.png")
+    record = {"id": 7, "file_name": "b.png", "width": 6, "height": 4}
+    assert read_recorded(tmp_path, record)[0, 0].tolist() == [10, 20, 30]
+    for change, message in (
+        ({"width": 7}, r"b\.png \(image id 7\): the image is 6x4 .* says 7x4"),
+        ({"file_name": "c.png"}, "image id 7"),
+        ({"file_name": "../b.png"}, "image id 7: .*leads out"),
+        ({"file_name": "x" * 5000}, "image id 7: .*too long"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_recorded(tmp_path, {**record, **change})

@@ -143,7 +143,7 @@ def test_check_images(folder):
     dataset["images"][0]["width"] = 61
     assert "60 x 50 px, the JSON says 61 x 50" in errors(dataset, folder)[0]
     (folder / "a.png").write_text("no image")
-    assert "not an image" in errors(dataset, folder)[0]
+    assert "is not an image" in errors(dataset, folder)[0]
     dataset["images"][0]["file_name"] = "c.png"
     assert "no such image" in errors(dataset, folder)[0]
     dataset["images"][0]["file_name"] = "../c.png"

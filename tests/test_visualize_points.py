@@ -9,6 +9,7 @@ import pytest
 
 from cpr.visualization import draw
 from cpr.visualization.annotations import annotation_layers, object_crop
+from cpr_deploy.image_files import read_rgb
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "tools" / "visualize_points.py"
@@ -76,7 +77,7 @@ def test_data_set(data, tmp_path):
     assert done.returncode == 0, done.stderr
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["00000_a.png", "00001_a.png", "crops.png"]
-    picture = draw.read_image(tmp_path / "out" / "00000_a.png")
+    picture = read_rgb(tmp_path / "out" / "00000_a.png")
     assert picture.shape == (80, 100, 3)
     assert tuple(picture[25, 25]) == draw.CLICK
     assert tuple(picture[35, 35]) == draw.REFINED
@@ -96,7 +97,7 @@ def test_predictions_beside_annotations(data, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     (path,) = (tmp_path / "out").iterdir()
-    picture = draw.read_image(path)
+    picture = read_rgb(path)
     left, top = 6 + 100 + 6, 6
     assert tuple(picture[top + 60, left + 50]) == draw.PREDICTED
     assert tuple(picture[top + 70, left + 90]) == (100, 100, 100)
@@ -111,7 +112,7 @@ def test_refined_points_from_another_file(data, tmp_path):
     arguments = ["--image-root", data[1], "--output", tmp_path / "out"]
     done = run("--annotations", coarse, "--refined", data[0], *arguments)
     assert done.returncode == 0, done.stderr
-    picture = draw.read_image(tmp_path / "out" / "00000_a.png")
+    picture = read_rgb(tmp_path / "out" / "00000_a.png")
     assert tuple(picture[35, 35]) == draw.REFINED
 
     done = run("--annotations", coarse, "--refined", coarse, *arguments)

@@ -1,4 +1,4 @@
-"""Runs a script of tools/ in this process, as from the command line."""
+"""Runs a script of tools/ or deploy/ in this process, as from the command line."""
 
 import importlib.util
 import sys
@@ -12,7 +12,13 @@ ROOT = Path(__file__).parents[1]
 
 def run_tool(name, *args):
     """Exit code of `python tools/<name>.py *args`."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    return run_script(f"tools/{name}.py", *args)
+
+
+def run_script(path, *args):
+    """Exit code of `python <path> *args`, where path starts at the root of the repository."""
+    name = Path(path).stem
+    spec = importlib.util.spec_from_file_location(name, ROOT / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     with mock.patch.object(sys, "argv", [name, *map(str, args)]):

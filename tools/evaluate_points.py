@@ -14,7 +14,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
+
+from cpr_deploy.files import check_outputs, run_main, write_json
+
+MAX_RESAMPLES = 100_000
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -88,8 +93,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     parser.add_argument("--per-class", action="store_true", help="print the classes too")
     args = parser.parse_args(argv)
-    if args.bootstrap < 0:
-        parser.error("--bootstrap must not be negative")
+    if not 0 <= args.bootstrap <= MAX_RESAMPLES:
+        parser.error(f"--bootstrap must be 0 to {MAX_RESAMPLES}")
+    if args.seed < 0:
+        parser.error("--seed must not be negative")
+    if not math.isfinite(args.score_threshold):
+        parser.error("--score-threshold must be a finite number")
     if args.bootstrap and args.radius:
         parser.error("--bootstrap goes with --tau, not with --radius")
     return args
@@ -106,8 +115,8 @@ def main(argv: list[str] | None = None) -> int:
         evaluate_points_by_radius,
         format_table,
     )
-    from cpr_deploy.files import write_json
 
+    check_outputs([args.output], [args.annotations, args.predictions])
     ground_truth = load_points(args.annotations, require="any" if args.radius else "box")
     detections = load_detections(args.predictions, ground_truth)
     if args.radius:
@@ -158,6 +167,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from cpr_deploy.files import run_main
-
     raise SystemExit(run_main(main))

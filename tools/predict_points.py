@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cpr_deploy.files import InputError, run_main, write_json
+from cpr_deploy.files import InputError, check_outputs, run_main, write_json
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,6 +45,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    check_outputs([args.output], [args.annotations, args.model, args.weights, args.config_file])
     detections = predict_onnx(args) if args.model else predict_eager(args)
     if args.images:
         from cpr.data.image_folder import list_images
@@ -79,32 +80,40 @@ def predict_eager(args: argparse.Namespace) -> list[dict]:
         ids = dict(zip(classes["class_names"], classes["category_ids"], strict=True))
         category_ids = match_classes(metadata.get("class_names") or [*ids], ids, args.annotations)
     category_ids = category_ids or numbered(cfg.MODEL.P2PNET.NUM_CLASSES)
+    if len(category_ids) != cfg.MODEL.P2PNET.NUM_CLASSES:
+        raise InputError(
+            f"{args.weights}: names {len(category_ids)} categories for a network of"
+            f" {cfg.MODEL.P2PNET.NUM_CLASSES} classes. Give the checkpoint of another training."
+        )
     return predict(model, cfg, images, category_ids)
 
 
 def predict_onnx(args: argparse.Namespace) -> list[dict]:
     from tqdm import tqdm
 
-    from cpr.data.image_folder import list_images, read_bgr
-    from cpr.data.point_json import image_path, load_points
+    from cpr.data.image_folder import list_images, read_recorded
+    from cpr.data.point_json import check_image_root, image_path, load_points
     from cpr_deploy.point_localizer import PointLocalizer
 
     localizer = PointLocalizer(args.model, providers=[args.provider])
     if args.annotations:
-        dataset = load_points(args.annotations)
-        paths = {image["id"]: image_path(args.image_root, image) for image in dataset["images"]}
+        dataset, folder = load_points(args.annotations, require=None), args.image_root
+        check_image_root(folder)
+        records = dataset["images"]
+        for record in records:
+            image_path(folder, record)  # a missing one is told before the work, not in its middle
         ids = {category["name"]: category["id"] for category in dataset["categories"]}
         category_ids = match_classes(localizer.class_names, ids, args.annotations)
     else:
-        paths = {r["id"]: args.images / r["file_name"] for r in list_images(args.images)}
+        records, folder = list_images(args.images), args.images
         category_ids = localizer.spec.category_ids or numbered(len(localizer.class_names))
     detections = []
-    for image_id, path in tqdm(paths.items(), desc="predicting", unit="image", disable=None):
-        result = localizer(read_bgr(path))
+    for record in tqdm(records, desc="predicting", unit="image", disable=None):
+        result = localizer(read_recorded(folder, record)[:, :, ::-1])  # RGB to BGR
         for point, score, label in zip(result.points, result.scores, result.labels, strict=True):
             detections.append(
                 {
-                    "image_id": image_id,
+                    "image_id": record["id"],
                     "category_id": category_ids[label],
                     "point": [float(value) for value in point],
                     "score": float(score),

@@ -12,6 +12,8 @@ import argparse
 import logging
 import sys
 
+from cpr_deploy.files import InputError, check_outputs, read_json, run_main
+
 
 def add_coarse_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
@@ -38,11 +40,23 @@ def add_coarse_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run_coarse(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
     from cpr.data.coarse_points import add_coarse_points
     from cpr.data.point_json import load_points, save_points
 
+    check_outputs([args.output], [args.annotations])
     dataset = load_points(args.annotations, require=None)
-    dataset = add_coarse_points(dataset, source=args.source, sigma=args.sigma, seed=args.seed)
+    try:
+        dataset = add_coarse_points(
+            dataset,
+            source=args.source,
+            sigma=args.sigma,
+            seed=args.seed,
+            progress=lambda objects: tqdm(objects, desc="clicking", unit="object", disable=None),
+        )
+    except InputError as error:
+        raise InputError(f"{args.annotations}: {error}") from None
     save_points(args.output, dataset)
     print(f"wrote {args.output}")
     return 0
@@ -77,7 +91,6 @@ def run_check(args: argparse.Namespace) -> int:
 
     from cpr.data.checks import check_dataset
     from cpr.data.pseudo_boxes import from_pseudo_boxes, has_pseudo_boxes
-    from cpr_deploy.files import read_json
 
     dataset = read_json(args.annotations)
     if isinstance(dataset, dict) and has_pseudo_boxes(dataset):
@@ -121,6 +134,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from cpr_deploy.files import run_main
-
     raise SystemExit(run_main(main))

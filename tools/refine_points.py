@@ -11,7 +11,7 @@ and `refined` (false: it kept its click). RSV and point-box distance are shown i
 import argparse
 from pathlib import Path
 
-from cpr_deploy.files import run_main, write_json
+from cpr_deploy.files import check_outputs, run_main, write_json
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,6 +37,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    check_outputs([args.output, args.report], [args.annotations, args.weights, args.config_file])
 
     from cpr.data.datasets import load_dataset
     from cpr.data.point_json import save_points

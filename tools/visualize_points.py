@@ -11,10 +11,11 @@ With predictions, each picture shows the annotations on the left and the predict
 """
 
 import argparse
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from cpr_deploy.files import InputError, atomic_path, run_main
+from cpr_deploy.files import InputError, atomic_path, check_output_folder, run_main
 
 CROPS_ON_SHEET = 24
 
@@ -41,27 +42,34 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.max_images is not None and args.max_images < 1:
         parser.error("--max-images must be at least 1")
+    if not math.isfinite(args.score_thresh):
+        parser.error("--score-thresh must be a finite number")
     return args
 
 
 def main() -> int:
     args = parse_args()
+    check_output_folder(args.output, [args.image_root])
 
     from tqdm import tqdm
 
+    from cpr.data.image_folder import read_recorded
     from cpr.data.point_json import (
         category_index,
+        check_image_root,
         image_path,
         is_ignored,
         load_detections,
         load_points,
     )
     from cpr.visualization.annotations import draw_annotations, draw_detections, object_crop
-    from cpr.visualization.draw import encode_image, montage, read_image, side_by_side
+    from cpr.visualization.draw import encode_image, montage, side_by_side
 
-    dataset = load_points(args.annotations, require=None)
+    dataset = load_points(args.annotations, may_be_empty=True)
     if args.refined:
-        dataset = merge_refined(dataset, load_points(args.refined, require=None), args.refined)
+        refined = load_points(args.refined, may_be_empty=True)
+        dataset = merge_refined(dataset, refined, args.refined)
+    check_image_root(args.image_root)
     predictions = load_detections(args.predictions, dataset) if args.predictions else None
     labels = category_index(dataset)
 
@@ -72,8 +80,10 @@ def main() -> int:
 
     sheet, captions = [], []
     images = dataset["images"][: args.max_images]
+    for record in images:
+        image_path(args.image_root, record)  # a missing one is told before any picture is written
     for index, record in enumerate(tqdm(images, desc="drawing", unit="image", disable=None)):
-        image = read_image(image_path(args.image_root, record))
+        image = read_recorded(args.image_root, record)
         annotations = annotations_of.get(record["id"], [])
         picture = draw_annotations(image, annotations, boxes=args.boxes)
         if predictions is not None:

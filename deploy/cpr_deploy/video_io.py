@@ -17,13 +17,14 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 import av
 import cv2
 import numpy as np
 
 from cpr_deploy.files import InputError, atomic_path
+from cpr_deploy.image_files import read_bgr
 
 logger = logging.getLogger(__name__)
 
@@ -108,16 +109,29 @@ class VideoSource:
             )
         except (av.error.FFmpegError, OSError) as error:
             raise InputError(
-                f"{self.name}: cannot be opened as video ({_reason(error)}). If the file was"
-                " cut off while it was written, copy or record it again."
+                f"{self.name}: cannot be opened as video ({_reason(error)}). "
+                + (
+                    "Check the address and the network."
+                    if live
+                    else "If the file was cut off while it was written, copy or record it again."
+                )
             ) from None
         if not self._container.streams.video:
             self._container.close()
-            raise InputError(f"{self.name}: holds no video stream.")
+            raise InputError(
+                f"{self.name}: holds no video stream. The file may have been cut off: copy or"
+                " record it again, or give another."
+            )
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
         self.length = self._stream.frames or None
         context = self._stream.codec_context
+        if context is None or not context.width:
+            self._container.close()
+            raise InputError(
+                f"{self.name}: its video stream cannot be decoded. The file may have been cut off;"
+                " copy or record it again."
+            )
         if context.width * context.height > MAX_PIXELS:
             self._container.close()
             raise InputError(f"{self.name}: frames of {context.width}x{context.height} px.")
@@ -184,21 +198,9 @@ def list_images(folder: str | os.PathLike) -> list[Path]:
     return paths
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
-    """(height, width, 3) uint8 BGR, turned as its EXIF data say; InputError if it is no image."""
-    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if _size(path) else None
-    if image is None:
-        raise InputError(f"{path}: is not a whole image. Replace it, or remove it from the folder.")
-    return image
-
-
-def _size(path: str | os.PathLike) -> int:
-    return Path(path).stat().st_size
-
-
 def read_image_folder(folder: str | os.PathLike, *, limit: int) -> list[np.ndarray]:
     """The first `limit` images of a folder."""
-    return [read_image(path) for path in list_images(folder)[:limit]]
+    return [read_bgr(path) for path in list_images(folder)[:limit]]
 
 
 class FolderSource:
@@ -217,8 +219,8 @@ class FolderSource:
     def __iter__(self) -> Iterator[Frame | SourceError]:
         for index, path in enumerate(self._paths):
             try:
-                image = read_image(path)
-            except (InputError, OSError) as error:
+                image = read_bgr(path)
+            except InputError as error:
                 yield SourceError(index, str(error))
                 continue
             yield Frame(index, image, index / self._fps, time.time(), name=path.name)
@@ -333,16 +335,15 @@ class FrameReader:
 class VideoWriter:
     """Writes frames to a fragmented MP4: H.264 if this FFmpeg has it, else MPEG-4.
 
-    Use through `open_video`. The first frame fixes the size (made even, as the codecs need); frames
-    of another size are scaled to fit and padded.
+    Use through `open_video`. `file` is a Python file because its errors, such as a full disk, reach
+    the caller; FFmpeg's own files swallow them. The first frame fixes the size (made even, as the
+    codecs need); frames of another size are scaled to fit and padded.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, file: IO[bytes]):
         # Fragments make the file playable up to its last fragment if writing is interrupted.
         flags = "frag_keyframe+empty_moov+default_base_moof"
-        self._container = av.open(
-            str(path), "w", format="mp4", container_options={"movflags": flags}
-        )
+        self._container = av.open(file, "w", format="mp4", container_options={"movflags": flags})
         self._stream = None
         self._last_pts = -1
         self._offset: float | None = None
@@ -426,13 +427,9 @@ def open_video(path: str | os.PathLike) -> Iterator[VideoWriter]:
         raise InputError(
             f"{path}: annotated video is written as MP4. Give a name that ends in .mp4"
         )
-    writer = None
     with contextlib.suppress(_NothingWritten), atomic_path(path) as temporary:
-        writer = VideoWriter(temporary)
-        try:
+        with open(temporary, "wb") as file, contextlib.closing(VideoWriter(file)) as writer:
             yield writer
-        finally:
-            writer.close()
         if not writer.frames:
             raise _NothingWritten
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import _codecs
 import collections
 import importlib
+import io
 import logging
 import pickle
 import re
@@ -21,7 +22,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from torch import nn
 
-from cpr_deploy.files import InputError, atomic_path
+from cpr_deploy.files import InputError, atomic_path, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -71,14 +72,19 @@ class PointCheckpointer(DetectionCheckpointer):
         """
         self._path = path
         try:
-            return super().load(path, *args, **kwargs)
+            rest = super().load(path, *args, **kwargs)
+            if self.require_all:
+                _check_metadata(rest.get("metadata"), path)
+            return rest
         except InputError:
             raise
         except (OSError, AssertionError) as error:
-            raise InputError(
-                f"{path}: the weights cannot be read ({error}). Check the path in MODEL.WEIGHTS;"
-                ' MODEL.WEIGHTS "" starts from random weights.'
-            ) from None
+            advice = (
+                "Give the checkpoint that training has written (model_final.pth)."
+                if self.require_all
+                else 'Check MODEL.WEIGHTS; MODEL.WEIGHTS "" starts from random weights.'
+            )
+            raise InputError(f"{path}: the weights cannot be read ({error}). {advice}") from None
         finally:
             self._parsed_url_during_load = None
 
@@ -93,20 +99,28 @@ class PointCheckpointer(DetectionCheckpointer):
         data["metadata"] = self.metadata
         path = f"{self.save_dir}/{name}.pth"
         logger.info("Saving checkpoint to %s", path)
+        # Through memory: on a full disk torch.save raises a RuntimeError about positions.
+        buffer = io.BytesIO()
+        torch.save(_plain(data), buffer)
         with atomic_path(path) as temporary:
-            torch.save(_plain(data), temporary)
+            temporary.write_bytes(buffer.getbuffer())
         self.tag_last_checkpoint(f"{name}.pth")
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Notes the file that --resume goes on from, atomically."""
+        write_text(f"{self.save_dir}/last_checkpoint", last_filename_basename)
 
     def _load_file(self, filename: str) -> dict:
         if filename.endswith(".pkl"):
             return self._read_pickle(filename)
         try:
             loaded = torch.load(filename, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        except (FileNotFoundError, PermissionError, MemoryError):
+            raise
+        except Exception as error:  # a damaged file can raise anything
             raise InputError(
-                f"{self._path}: not a checkpoint that can be loaded safely ({reason}). Give a .pth"
-                " file that holds tensors only, or copy the file again if it was cut off."
+                f"{self._path}: not a checkpoint that can be loaded safely: {_refusal(error)}. Give"
+                " a .pth file that holds tensors only, or copy the file again."
             ) from None
         if isinstance(loaded, dict):
             # The names that torchvision's references, Detectron2 and pycls use.
@@ -187,6 +201,12 @@ class PointCheckpointer(DetectionCheckpointer):
                 raise InputError(
                     f"{self._path}: {key} has the shape {tuple(value.shape)}, the model's has"
                     f" {tuple(own[key].shape)}. {advice}"
+                )
+        for key, value in weights.items():
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                raise InputError(
+                    f"{self._path}: {key} holds NaN or infinity, so the training that wrote it had"
+                    " diverged. Train again with a lower SOLVER.BASE_LR, or give an earlier file."
                 )
         if not own.keys() & weights.keys():
             raise InputError(
@@ -294,6 +314,32 @@ def _check_state_dict(weights: Any, path: str) -> None:
                 f"{path}: {key!r} is {type(value).__name__}, not a tensor: this is no checkpoint."
                 " Give the file that training has written."
             )
+
+
+def _check_metadata(metadata: Any, path: str) -> None:
+    """InputError if what the file says about its classes has another form than `save` writes."""
+    if metadata is None:
+        return
+    forms = (("class_names", str), ("category_ids", int))
+    good = isinstance(metadata, dict) and all(
+        isinstance(metadata.get(key, []), (list, tuple))
+        and all(isinstance(item, kind) for item in metadata.get(key, []))
+        for key, kind in forms
+    )
+    if not good:
+        raise InputError(
+            f"{path}: its metadata are not lists of class_names and category_ids. Give a checkpoint"
+            " that this project's training has written."
+        )
+
+
+def _refusal(error: Exception) -> str:
+    """Why torch does not load a file, without its advice to load it unsafely."""
+    text = str(error)
+    unsafe = re.search(r"GLOBAL (\S+)", text)
+    if unsafe:
+        return f"it refers to {unsafe[1]}, and nothing of it was run"
+    return "it is no torch file, or is cut off or damaged"
 
 
 def _some(keys: Any, count: int = 3) -> str:

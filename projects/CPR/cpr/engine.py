@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import logging
 import os
+import re
 import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -28,18 +30,20 @@ from detectron2.engine import (
     TrainerBase,
     default_setup,
     hooks,
+    train_loop,
 )
 from detectron2.evaluation import DatasetEvaluator, verify_results
+from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
 import cpr.modeling  # noqa: F401  registers the meta-architectures
-from cpr_deploy.files import InputError
+from cpr_deploy.files import InputError, check_output_folder, explain
 
 from .checkpoint import PointCheckpointer
 from .config import add_cpr_config
-from .data.dataset_mapper import PointDatasetMapper, plain_worker_errors
+from .data.dataset_mapper import PointDatasetMapper, plain_worker_errors, without_worker
 from .data.datasets import PREFIX, ensure_registered, parse_spec
 from .evaluation.evaluators import PointEvaluator, RefinementEvaluator
 from .hooks import RSV_CURVE, Diagnostics, RSVCurve
@@ -69,27 +73,57 @@ def build_cfg(
     add_cpr_config(cfg)
     cfg.MODEL.DEVICE = AUTO_DEVICE
     cfg.MODEL.WEIGHTS = None
+    if config_file and not Path(config_file).is_file():
+        raise InputError(f"{config_file}: no such config file. Check the path.")
     try:
         if config_file:
             cfg.merge_from_file(str(config_file), allow_unsafe=False)
         cfg.merge_from_list(_with_tuples(opts))
     except FileNotFoundError as error:
-        raise InputError(f"{error.filename}: no such config file. Check the path.") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{config_file}: not a valid YAML config: {error}") from None
-    except TypeError:
-        raise InputError(f"{config_file}: is empty or holds no keys. Give a config file.") from None
-    except (KeyError, ValueError, AssertionError, AttributeError) as error:
         raise InputError(
-            f"config {config_file or 'options'}: {error.args[0] if error.args else error}. Keys and"
-            " their types are in cpr/config.py and Detectron2's config reference; options are"
-            " KEY VALUE pairs."
+            f"{error.filename}: no such config file. Check the _BASE_ of {config_file}."
+        ) from None
+    except RecursionError:
+        raise InputError(f"{config_file}: its _BASE_ leads back to itself. Correct it.") from None
+    except UnicodeDecodeError:
+        raise InputError(
+            f"{config_file}: is not text, so no YAML config. Check the path."
+        ) from None
+    except yaml.YAMLError as error:
+        text = " ".join(str(error).split())
+        raise InputError(f"{config_file}: not a valid YAML config: {text}") from None
+    except (TypeError, AttributeError):
+        raise InputError(f"{config_file}: is empty or holds no keys. Give a config file.") from None
+    except (KeyError, ValueError, AssertionError) as error:
+        raise InputError(
+            f"config {config_file or 'options'}: {_first(error)}. Keys and their types are in"
+            " cpr/config.py and Detectron2's config reference; options are KEY VALUE pairs."
         ) from None
     if cfg.MODEL.DEVICE == AUTO_DEVICE:
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", cfg.MODEL.DEVICE):
+        raise InputError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}: use cpu or cuda.")
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise InputError("MODEL.DEVICE is cuda, but torch finds no GPU. Set MODEL.DEVICE cpu.")
     return cfg
+
+
+def build_network(cfg: CfgNode) -> nn.Module:
+    """The network of a config; InputError if the config describes none."""
+    try:
+        return build_model(cfg)
+    except InputError:
+        raise  # names its own key
+    except (KeyError, ValueError, AssertionError) as error:
+        raise InputError(
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}: no such network can be built"
+            f" ({type(error).__name__}: {_first(error)}). Correct that key of the config."
+        ) from error
+
+
+def _first(error: Exception) -> object:
+    """What a KeyError or the like says, without the quotes around it."""
+    return error.args[0] if error.args else error
 
 
 def _with_tuples(opts: Iterable[str]) -> list:
@@ -107,11 +141,16 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """Config, log files, seeds and data sets of a run; see `tools/train_net.py` for `args`."""
     cfg = build_cfg(args.config_file, args.opts)
     _check_complete(cfg, resume=args.resume, eval_only=args.eval_only)
+    check_output_folder(cfg.OUTPUT_DIR)
+    # A log file that cannot be written must not drown the reason in tracebacks.
+    logging.raiseExceptions = False
+    logging.getLogger(train_loop.__name__).addFilter(_plain_failure)
     for name in ("cpr", "cpr_deploy"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     ensure_registered(cfg, train=not args.eval_only)
     cfg.freeze()
-    default_setup(cfg, args)
+    with _naming(cfg.OUTPUT_DIR):
+        default_setup(cfg, args)
     logger.info("Running on %s", cfg.MODEL.DEVICE)
     return cfg
 
@@ -130,6 +169,26 @@ def _check_complete(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
             "DATASETS.TEST is empty: name the data to evaluate on, for example"
             " DATASETS.TEST points:annotations.json@images"
         )
+
+
+@contextlib.contextmanager
+def _naming(folder: str) -> Iterator[None]:
+    """Errors of writing, such as a full disk, often do not say where; inside they name `folder`."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or folder
+        raise
+
+
+def _plain_failure(record: logging.LogRecord) -> bool:
+    """Detectron2 logs what stops a training with a traceback; bad input gets a line instead."""
+    error = record.exc_info[1] if record.exc_info else None
+    reason = None if error is None else explain(error)
+    if reason is not None:
+        record.msg, record.args = f"The training stops: {without_worker(reason)}", ()
+        record.exc_info = None
+    return True
 
 
 def class_metadata(cfg: CfgNode) -> dict:
@@ -227,6 +286,12 @@ class Trainer(DefaultTrainer):
         return [*ret[:at], *ours, *ret[at:]]
 
     @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        model = build_network(cfg)
+        logger.info("Model:\n%s", model)
+        return model
+
+    @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(cfg, model)
 
@@ -299,7 +364,7 @@ def run(args: argparse.Namespace) -> dict:
         the evaluation results of the main process, a nested dict of floats.
     """
     cfg = setup(args)
-    with plain_worker_errors():
+    with plain_worker_errors(), _naming(cfg.OUTPUT_DIR):
         results = _evaluate(cfg, args.resume) if args.eval_only else _train(cfg, args.resume)
     if comm.is_main_process():
         logger.info("Finished. %s", _written(cfg, args.eval_only))

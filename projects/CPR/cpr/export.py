@@ -15,14 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from torch import nn
 
 from cpr_deploy.files import InputError, atomic_path
 from cpr_deploy.model_spec import ModelSpec
 from cpr_deploy.onnx_check import check_onnx
 
-from .engine import build_cfg
+from .engine import build_cfg, build_network
 from .export_graph import NMS_ITERATIONS, SIZE_MULTIPLE, PointLocalizerGraph
 from .export_parity import ParityError, ParityReport, compare_with_eager
 from .inference import load_model
@@ -144,7 +143,7 @@ def load_localizer(
             f"{config_file}: describes a {cfg.MODEL.META_ARCHITECTURE}; only P2PNet is exported."
         )
     if not weights:
-        return build_model(cfg).eval(), cfg, {}
+        return build_network(cfg).eval(), cfg, {}
     model, metadata = load_model(cfg, weights)
     return model, cfg, metadata
 

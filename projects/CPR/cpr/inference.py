@@ -9,16 +9,15 @@ from collections.abc import Iterator
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
-from detectron2.modeling import build_model
 from torch import nn
 from tqdm import tqdm
 
-import cpr.modeling  # noqa: F401  registers the meta-architectures
 from cpr_deploy.files import InputError
 
 from .checkpoint import PointCheckpointer
 from .data.dataset_mapper import PointDatasetMapper, plain_worker_errors
 from .data.datasets import ensure_registered, make_spec
+from .engine import build_network
 from .evaluation.evaluators import detections_of, refinements_of
 
 logger = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ def load_model(
         )
     if not str(weights):
         raise InputError("no weights: give the checkpoint that training has written.")
-    model = build_model(cfg)
+    model = build_network(cfg)
     rest = PointCheckpointer(model, require_all=True).load(str(weights), checkpointables=[])
     model.eval()
     return model, rest.get("metadata", {})

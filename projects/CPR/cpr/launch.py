@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cpr_deploy.files import InputError
+from cpr_deploy.files import InputError, explain
 
 
 def create_ddp_model(model: nn.Module, device: str) -> nn.Module:
@@ -40,7 +40,8 @@ def launch(
     `device`: NCCL for "cuda", gloo for "cpu".
 
     Raises:
-        InputError: of `main` in any process; SystemExit with its exit code if one exits.
+        InputError: of `main` in any process, and for its OSErrors that a user can mend (no
+            permission, disk full); SystemExit with its exit code if one exits.
     """
     world_size = num_processes * num_machines
     if num_processes < 1 or not 0 <= machine_rank < num_machines:
@@ -58,16 +59,24 @@ def launch(
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
     errors = torch.multiprocessing.get_context("spawn").SimpleQueue()
     rank0 = machine_rank * num_processes
+    context = torch.multiprocessing.start_processes(
+        _worker,
+        nprocs=num_processes,
+        args=(main, args, device, num_processes, world_size, rank0, dist_url, errors),
+        join=False,
+    )
     try:
-        torch.multiprocessing.start_processes(
-            _worker,
-            nprocs=num_processes,
-            args=(main, args, device, num_processes, world_size, rank0, dist_url, errors),
-        )
+        while not context.join():
+            pass
     except torch.multiprocessing.ProcessExitedException as error:
         if not errors.empty():
             raise InputError(errors.get()) from None
         raise SystemExit(error.exit_code or 1) from None
+    finally:
+        # After Ctrl-C, which may have reached this process only.
+        for process in context.processes:
+            if process.is_alive():
+                process.terminate()
 
 
 def _worker(
@@ -96,8 +105,11 @@ def _worker(
     comm.synchronize()
     try:
         main(*args)
-    except InputError as error:
-        errors.put(str(error))
+    except (InputError, OSError) as error:
+        reason = explain(error)
+        if reason is None:
+            raise
+        errors.put(reason)
         raise SystemExit(2) from None
     torch.distributed.destroy_process_group()
 

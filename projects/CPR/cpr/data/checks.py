@@ -9,9 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from cpr_deploy.files import InputError
+from cpr_deploy.files import InputError, name_problem
+from cpr_deploy.image_files import unreadable
 
-from .point_json import Problem, Require, find_problems, image_path, is_ignored
+from .point_json import (
+    MAX_COORDINATE,
+    Problem,
+    Require,
+    check_image_root,
+    find_problems,
+    image_path,
+    is_ignored,
+)
 
 # Larger images are refused by Pillow as decompression bombs too; DOTA's largest have 100 MP.
 MAX_IMAGE_PIXELS = 178_956_970
@@ -36,7 +45,14 @@ def check_dataset(
 
     Returns:
         Problems; `is_error` is False for what may well be meant, such as a class without objects.
+
+    Raises:
+        InputError: no such image folder, or `same_place` is no distance.
     """
+    if not same_place >= 0:
+        raise InputError(f"same_place {same_place}: give a distance of 0 px or more.")
+    if image_root is not None:
+        check_image_root(image_root)
     problems = list(find_problems(dataset, require=require))
     if not isinstance(dataset, dict) or any(
         not isinstance(dataset.get(key), list) for key in ("images", "annotations", "categories")
@@ -48,7 +64,10 @@ def check_dataset(
         usable = [
             image
             for image in dataset["images"]
-            if isinstance(image, dict) and isinstance(image.get("file_name"), str) and "id" in image
+            if isinstance(image, dict)
+            and "id" in image
+            and isinstance(image.get("file_name"), str)
+            and not name_problem(image["file_name"])  # reported by find_problems
         ]
         problems.extend(_unreadable_images(progress(usable), image_root))
     return problems
@@ -67,7 +86,7 @@ def _objects(dataset: dict[str, Any]) -> Iterator[tuple[dict, np.ndarray]]:
                 position = np.array([x + w / 2, y + h / 2], dtype=np.float64)
         except (KeyError, TypeError, ValueError):
             continue  # reported by find_problems
-        if np.isfinite(position).all():
+        if (np.abs(position) <= MAX_COORDINATE).all():  # not so for NaN either
             yield annotation, position
 
 
@@ -128,7 +147,7 @@ def _unreadable_images(images: Iterable[dict], image_root: str | os.PathLike) ->
         try:
             width, height = _decoded_size(image_path(image_root, image))
         except InputError as error:
-            yield Problem(record, str(error))
+            yield Problem(record, str(error).removeprefix(f"{record}: "))
             continue
         corner = image.get("corner")
         if corner is None and (width, height) != (image.get("width"), image.get("height")):
@@ -169,5 +188,5 @@ def _decoded_size(path: Path) -> tuple[int, int]:
         raise
     except Exception as error:  # Pillow raises many types for damaged files
         raise InputError(
-            f"{path}: cannot be read, truncated or not an image ({error}). Copy the file again."
+            f"{path}: {unreadable(error)} Copy it again or remove the record."
         ) from None

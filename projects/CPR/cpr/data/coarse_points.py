@@ -21,6 +21,9 @@ from .point_json import is_ignored
 logger = logging.getLogger(__name__)
 
 SOURCES = ("mask", "box", "center")
+# What pycocotools is given to work on: beyond this it would take all memory, or crash.
+MAX_MASK_PIXELS = 1 << 29
+MAX_OUTLINE = 1e7  # px, of all polygons of a mask
 
 
 def uniforms(ids: np.ndarray, seed: int, count: int) -> np.ndarray:
@@ -133,7 +136,12 @@ def sample_in_mask(
 
 
 def add_coarse_points(
-    dataset: dict[str, Any], *, source: str = "mask", sigma: float = 0.25, seed: int = 0
+    dataset: dict[str, Any],
+    *,
+    source: str = "mask",
+    sigma: float = 0.25,
+    seed: int = 0,
+    progress=lambda iterable: iterable,
 ) -> dict[str, Any]:
     """A copy of the data set in which every object has a simulated click as `point`.
 
@@ -143,6 +151,7 @@ def add_coarse_points(
             box; "center": the box's centre.
         sigma: of Eq. 11, in units of the box's sides.
         seed: the seed; the click of an annotation depends on it, its id, its box or mask alone.
+        progress: wraps the list of objects whose masks are drawn from, for example tqdm.
 
     Returns:
         The copy. Regions (`ignore`, `iscrowd`) keep what they have. How many clicks came from what
@@ -170,7 +179,7 @@ def add_coarse_points(
         points = sample_in_box(boxes, ids, sigma=sigma, seed=seed)
     used = Counter({"center" if source == "center" else "box": len(objects)})
     if source == "mask":
-        for index, annotation in enumerate(objects):
+        for index, annotation in enumerate(progress(objects)):
             point = _click_in_mask(annotation, boxes[index], images, sigma, seed)
             if point is not None:
                 points[index] = point
@@ -234,19 +243,36 @@ def _mask_on_box(
     annotation: dict[str, Any], box: np.ndarray, images: dict[Any, dict]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The mask on the pixel grid of the box: (h, w) bool and the grid's corner (x, y)."""
-    from pycocotools import mask as coco_mask
-
     if isinstance(annotation["segmentation"], dict):
         # A run-length mask lies on the image's own grid.
         corner = np.floor(np.maximum(box[:2], 0))
         columns, rows = np.maximum(np.ceil(box[:2] + box[2:]) - corner, 1).astype(int)
         x, y = corner.astype(int)
-        full = coco_mask.decode(_encoded_mask(annotation, images, origin=(0, 0), size=None))
+        full = _decoded_mask(annotation, images, origin=(0, 0), size=None)
         return full[y : y + rows, x : x + columns].astype(bool), corner
     # A polygon is drawn on a grid that starts at the box's corner, as the official code does.
     columns, rows = np.maximum(np.ceil(box[2:]), 1).astype(int)
-    encoded = _encoded_mask(annotation, images, origin=tuple(box[:2]), size=(rows, columns))
-    return coco_mask.decode(encoded).astype(bool), box[:2]
+    mask = _decoded_mask(annotation, images, origin=tuple(box[:2]), size=(rows, columns))
+    return mask.astype(bool), box[:2]
+
+
+def _decoded_mask(annotation: dict[str, Any], images: dict[Any, dict], **grid: Any) -> np.ndarray:
+    """The segmentation as (rows, columns) uint8; `grid` as for `_encoded_mask`."""
+    from pycocotools import mask as coco_mask
+
+    try:
+        return coco_mask.decode(_encoded_mask(annotation, images, **grid))
+    except InputError:
+        raise
+    except ValueError as error:  # run lengths that do not add up to the mask's size
+        raise _bad_segmentation(annotation, error) from None
+
+
+def _bad_segmentation(annotation: dict[str, Any], error: Exception) -> InputError:
+    return InputError(
+        f"annotation id {annotation['id']}: the segmentation is not a COCO polygon or run-length"
+        f" mask ({error}). Correct or remove it, or use --source box."
+    )
 
 
 def _encoded_mask(
@@ -263,11 +289,13 @@ def _encoded_mask(
     image = images[annotation["image_id"]]
     rows, columns = (int(n) for n in size or (image["height"], image["width"]))
     try:
+        if rows * columns > MAX_MASK_PIXELS:
+            raise ValueError(f"a mask of {columns} x {rows} px is too large")
         if isinstance(segmentation, dict):
-            if isinstance(segmentation["counts"], list):
-                segmentation = coco_mask.frPyObjects(segmentation, *segmentation["size"])
             if list(segmentation["size"]) != [image["height"], image["width"]]:
                 raise ValueError(f"its size {segmentation['size']} is not the image's")
+            if isinstance(segmentation["counts"], list):
+                segmentation = coco_mask.frPyObjects(segmentation, rows, columns)
             return segmentation
         polygons = [
             (np.asarray(polygon, dtype=np.float64).reshape(-1, 2) - origin).ravel().tolist()
@@ -278,9 +306,14 @@ def _encoded_mask(
             or not np.isfinite(sum(polygons, [])).all()
         ):
             raise ValueError("a polygon needs three points of finite numbers")
+        if sum(_outline(polygon) for polygon in polygons) > MAX_OUTLINE:
+            raise ValueError("its outline is longer than any in an image")
         return coco_mask.merge(coco_mask.frPyObjects(polygons, rows, columns))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"annotation id {annotation['id']}: the segmentation is not a COCO polygon or"
-            f" run-length mask ({error}). Correct or remove it, or use --source box."
-        ) from None
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise _bad_segmentation(annotation, error) from None
+
+
+def _outline(polygon: list[float]) -> float:
+    """About the length of a polygon [x, y, x, y, ...], px."""
+    corners = np.reshape(polygon, (-1, 2))
+    return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())

@@ -13,9 +13,11 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
-from PIL import Image
 
 from cpr_deploy.files import InputError
+from cpr_deploy.image_files import unreadable
+
+from .image_folder import check_size
 
 logger = logging.getLogger(__name__)
 
@@ -49,17 +51,11 @@ def read_image(record: dict, image_format: str) -> np.ndarray:
         raise InputError(
             f"{name}: no such image file. Copy it there or remove the record."
         ) from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow raises many types for damaged files
         raise InputError(
-            f"{name}: cannot be read as an image ({error}). Copy it again or remove the record."
+            f"{name}: {unreadable(error)} Copy it again or remove the record."
         ) from None
-    height, width = image.shape[:2]
-    if (width, height) != (record["width"], record["height"]):
-        raise InputError(
-            f"{name}: the image is {width}x{height} (width x height), the annotation file says"
-            f" {record['width']}x{record['height']}. Correct width and height there, or use the"
-            " image that was annotated."
-        )
+    check_size(name, image.shape, record)
     # A copy, because Pillow's array is read-only.
     return np.array(image)
 
@@ -73,8 +69,13 @@ def plain_worker_errors() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        _, wrapped, text = str(error).partition(f"{InputError.__module__}.InputError: ")
-        raise (InputError(text.strip()) if wrapped else error) from None
+        raise InputError(without_worker(str(error))) from None
+
+
+def without_worker(text: str) -> str:
+    """The text of an InputError without the traceback of the worker process that raised it."""
+    _, wrapped, plain = text.partition(f"{InputError.__module__}.InputError: ")
+    return plain.strip() if wrapped else text
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
@@ -82,6 +83,14 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
 
     Unlike in Detectron2, INPUT.RANDOM_FLIP may also be "both" (each way with probability 0.5).
     """
+    sizes = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    if is_train:
+        sizes = (*cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN)
+    if min(sizes) < 0:  # 0: no resize
+        which = "TRAIN" if is_train else "TEST"
+        raise InputError(
+            f"INPUT.MIN_SIZE_{which}, MAX_SIZE_{which} {sizes}: give 0 px (as it is) or more."
+        )
     if not is_train:
         return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
     if cfg.INPUT.RANDOM_FLIP not in FLIPS:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from pathlib import Path
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -17,7 +16,14 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from cpr_deploy.files import InputError
 
-from .point_json import category_index, find_problems, image_path, is_ignored, load_points
+from .point_json import (
+    category_index,
+    check_image_root,
+    find_problems,
+    image_path,
+    is_ignored,
+    load_points,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -115,8 +121,7 @@ def register_points(spec: str) -> None:
     class), thing_dataset_id_to_contiguous_id, json_file and image_root.
     """
     json_file, image_root = parse_spec(spec)
-    if not Path(image_root).is_dir():
-        raise InputError(f"{image_root}: no such image folder. Check the data set {spec!r}.")
+    check_image_root(image_root)
     dataset = load_dataset(json_file)
     labels = category_index(dataset)
     names = {category["id"]: category["name"] for category in dataset["categories"]}
@@ -164,7 +169,8 @@ def ensure_registered(cfg: CfgNode, *, train: bool = True, evaluate: bool = True
         _check_num_classes(cfg, name)
         if name in train_names or refines:
             _check(name, require="point")
-        elif evaluate and _has_boxes(name):
+        # Before the training, not after it.
+        if name in cfg.DATASETS.TEST and not refines and evaluate and _has_boxes(name):
             _check(name, require="box")
         first = first or name
         _check_same_classes(first, name)

@@ -1,4 +1,4 @@
-"""A folder of images as a data set without annotations (numpy and Pillow only)."""
+"""Images of a folder or of a data set's records (numpy and Pillow only)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from cpr_deploy.files import InputError
+from cpr_deploy.image_files import read_rgb, unreadable
+
+from .point_json import image_path
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 
@@ -36,8 +39,8 @@ def list_images(folder: str | os.PathLike) -> list[dict]:
                 width, height = image.size
                 if image.getexif().get(0x0112) in (5, 6, 7, 8):
                     width, height = height, width
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise InputError(f"{path}: not a readable image ({error}). Remove it.") from None
+        except Exception as error:  # Pillow raises many types for damaged files
+            raise InputError(f"{path}: {unreadable(error)} Copy it again or remove it.") from None
         records.append(
             {
                 "id": index,
@@ -49,13 +52,24 @@ def list_images(folder: str | os.PathLike) -> list[dict]:
     return records
 
 
-def read_bgr(path: str | os.PathLike) -> np.ndarray:
-    """Reads an image upright as (H, W, 3) uint8 BGR; InputError if that cannot be done."""
-    try:
-        with Image.open(path) as image:
-            rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such image file. Check the image folder.") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: cannot be read as an image ({error}). Copy it again.") from None
-    return np.ascontiguousarray(rgb[:, :, ::-1])
+def read_recorded(image_root: str | os.PathLike, record: dict) -> np.ndarray:
+    """The image of a record as (H, W, 3) uint8 RGB.
+
+    Raises:
+        InputError: missing, outside `image_root`, damaged, or not of the size that the record says.
+    """
+    path = image_path(image_root, record)
+    image = read_rgb(path)
+    check_size(f"{path} (image id {record['id']!r})", image.shape, record)
+    return image
+
+
+def check_size(name: str, shape: tuple[int, ...], record: dict) -> None:
+    """InputError about `name` if an image of `shape` (H, W, ...) is not of the record's size."""
+    height, width = shape[:2]
+    if (width, height) != (record["width"], record["height"]):
+        raise InputError(
+            f"{name}: the image is {width}x{height} (width x height), the annotation file says"
+            f" {record['width']}x{record['height']}. Correct width and height there, or use the"
+            " image that was annotated."
+        )

@@ -15,10 +15,19 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from cpr_deploy.files import InputError, read_json, safe_child, write_json
+from cpr_deploy.files import (
+    InputError,
+    explain,
+    find_non_finite,
+    is_broken_text,
+    name_problem,
+    read_json,
+    safe_child,
+    write_json,
+)
 
 from .pseudo_boxes import from_pseudo_boxes, has_pseudo_boxes
 
@@ -28,6 +37,10 @@ Require = Literal["point", "box", "any"] | None
 
 # Larger numbers are typing errors, not pixels; float32 still resolves 1 px there.
 MAX_COORDINATE = 1e7
+# No image is wider or higher, px.
+MAX_SIDE = 1_000_000
+# Boxes with a shorter side are typing errors, px.
+MIN_BOX_SIDE = 1e-3
 # Ids beyond this are not exact in every JSON reader.
 MAX_ID = 2**53
 
@@ -40,13 +53,16 @@ class Problem(NamedTuple):
     is_error: bool = True
 
 
-def load_points(path: str | os.PathLike, *, require: Require = "any") -> dict[str, Any]:
+def load_points(
+    path: str | os.PathLike, *, require: Require = "any", may_be_empty: bool = False
+) -> dict[str, Any]:
     """Reads and validates a point JSON; the authors' published coarse files are converted.
 
     Args:
         path: the JSON file.
         require: what every annotation that is not a region must have: a "point", a "box", "any" of
             the two, or None: nothing, and the data set may hold no objects at all.
+        may_be_empty: the data set may hold no objects whatever they must have.
 
     Returns:
         A COCO-like dict with at least "images", "annotations" and "categories".
@@ -64,7 +80,7 @@ def load_points(path: str | os.PathLike, *, require: Require = "any") -> dict[st
             count,
         )
     warnings = []
-    for problem in find_problems(dataset, require=require):
+    for problem in find_problems(dataset, require=require, may_be_empty=may_be_empty):
         if problem.is_error:
             raise InputError(f"{path}: {problem.record}: {problem.text}")
         warnings.append(f"{problem.record}: {problem.text}")
@@ -79,7 +95,10 @@ def save_points(path: str | os.PathLike, dataset: dict[str, Any]) -> None:
     try:
         write_json(path, dataset)
     except ValueError as error:
-        raise InputError(f"{path}: not written, a number is NaN or infinite ({error}).") from None
+        where = find_non_finite(dataset) or error
+        raise InputError(
+            f"{path}: not written, because {where} is NaN or infinite. Correct or remove it."
+        ) from None
 
 
 def is_ignored(annotation: dict[str, Any]) -> bool:
@@ -89,13 +108,23 @@ def is_ignored(annotation: dict[str, Any]) -> bool:
 
 def image_path(image_root: str | os.PathLike, image_record: dict[str, Any]) -> Path:
     """The existing image file of a record; InputError if missing or outside `image_root`."""
-    path = safe_child(image_root, image_record["file_name"])
-    if not path.is_file():
+    try:
+        path = safe_child(image_root, image_record["file_name"])
+        exists = path.is_file()
+    except (InputError, OSError) as error:  # OSError: for example a name that is too long
+        raise InputError(f"image id {image_record['id']!r}: {explain(error) or error}") from None
+    if not exists:
         raise InputError(
             f"{path}: no such image (image id {image_record['id']}). Check the image folder"
             f" {os.fspath(image_root)!r} or remove the record."
         )
     return path
+
+
+def check_image_root(image_root: str | os.PathLike) -> None:
+    """InputError if there is no such folder."""
+    if not Path(image_root).is_dir():
+        raise InputError(f"{image_root}: no such image folder. Check the path.")
 
 
 def category_index(dataset: dict[str, Any]) -> dict[int, int]:
@@ -144,12 +173,14 @@ def _detection_problem(detection: Any, images: set, categories: set) -> str | No
     return None
 
 
-def find_problems(dataset: Any, *, require: Require = "any") -> Iterator[Problem]:
+def find_problems(
+    dataset: Any, *, require: Require = "any", may_be_empty: bool = False
+) -> Iterator[Problem]:
     """Validates a COCO-like dict; yields every problem found.
 
     Args:
         dataset: the parsed JSON, of any shape.
-        require: see `load_points`.
+        require, may_be_empty: see `load_points`.
     """
     if require not in ("point", "box", "any", None):
         raise ValueError(f"require must be point, box, any or None, not {require!r}")
@@ -160,7 +191,7 @@ def find_problems(dataset: Any, *, require: Require = "any") -> Iterator[Problem
     yield from _category_problems(dataset["categories"])
     yield from _image_problems(dataset["images"])
     yield from _annotation_problems(dataset, require)
-    yield from _emptiness_problems(dataset, require)
+    yield from _emptiness_problems(dataset, may_be_empty or require is None)
 
 
 def _shape_problems(dataset: Any) -> Iterator[Problem]:
@@ -183,6 +214,8 @@ def _category_problems(categories: list[dict]) -> Iterator[Problem]:
         name = category.get("name")
         if not isinstance(name, str) or not name:
             yield Problem(record, f"name {name!r} is not a text. Name the class.")
+        elif is_broken_text(name):
+            yield Problem(record, f"name {name!r} holds characters that nothing can show. Rename.")
         elif names[name] > 1:
             names[name] = 1
             yield Problem(record, f"the name {name!r} is used twice. Merge or rename the classes.")
@@ -195,18 +228,16 @@ def _image_problems(images: list[dict]) -> Iterator[Problem]:
         name = image.get("file_name")
         if not isinstance(name, str) or not name:
             yield Problem(record, f"file_name {name!r} is not a text. Give the file's name.")
-        elif PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            yield Problem(
-                record,
-                f"file_name {name!r} leads out of the image folder. Write it relative to the image"
-                " folder, without '..'.",
-            )
+        elif name_problem(name):
+            yield Problem(record, f"file_name {name!r} {name_problem(name)}")
         for key in ("width", "height"):
             value = image.get(key)
-            if not _is_number(value) or value != int(value) or not 0 < value <= MAX_COORDINATE:
-                yield Problem(
-                    record, f"{key} {value!r} is not a positive whole number. Write the size in px."
-                )
+            if not _is_number(value) or value != int(value) or value <= 0:
+                text = f"{key} {value!r} is not a positive whole number. Write the size in px."
+                yield Problem(record, text)
+            elif value > MAX_SIDE:
+                text = f"{key} {value!r} is more than {MAX_SIDE} px. Write the image's size."
+                yield Problem(record, text)
 
 
 def _annotation_problems(dataset: dict, require: Require) -> Iterator[Problem]:
@@ -240,8 +271,11 @@ def _texts_for_annotation(
     if box is not None:
         if not _is_coordinates(box, 4):
             yield f"bbox {box!r} is not [x, y, w, h] of finite numbers. Correct or remove the box."
-        elif box[2] <= 0 or box[3] <= 0:
-            yield f"bbox {box!r} has a side that is not positive. Correct or remove the box."
+        elif min(box[2:]) < MIN_BOX_SIDE:
+            yield (
+                f"bbox {box!r} has a side that is not positive, or below {MIN_BOX_SIDE} px. Correct"
+                " or remove the box."
+            )
     point = annotation.get("point")
     if point is not None:
         if not _is_coordinates(point, 2):
@@ -270,7 +304,7 @@ def _texts_for_annotation(
         yield "has no bbox, which this step needs. Add the box or mark the record as ignore."
 
 
-def _emptiness_problems(dataset: dict, require: Require) -> Iterator[Problem]:
+def _emptiness_problems(dataset: dict, may_be_empty: bool) -> Iterator[Problem]:
     if not dataset["categories"]:
         yield Problem("categories", "is empty. Add at least one class.")
     if not dataset["images"]:
@@ -280,7 +314,7 @@ def _emptiness_problems(dataset: dict, require: Require) -> Iterator[Problem]:
         for annotation in dataset["annotations"]
         if _can_be_id(annotation.get("category_id")) and not is_ignored(annotation)
     )
-    if require is None:
+    if may_be_empty:
         return
     if not objects:
         yield Problem("annotations", "holds no object: the data set is empty. Add annotations.")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cpr.visualization.draw import read_image
 from cpr_deploy.files import InputError, atomic_path, run_main
+from cpr_deploy.image_files import read_rgb
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def main() -> int:
     if min(args.width, args.height) < 2 or args.frames < 1 or args.fps < 1:
         raise InputError("width and height must be at least 2, frames and fps at least 1.")
     window = (args.width, args.height)
-    write_pan(read_image(args.image), args.output, window=window, frames=args.frames, fps=args.fps)
+    write_pan(read_rgb(args.image), args.output, window=window, frames=args.frames, fps=args.fps)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logger.info("wrote %s: %d frames", args.output, args.frames)
     return 0

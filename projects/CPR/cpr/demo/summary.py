@@ -16,10 +16,11 @@ from cpr.evaluation.gap_closed import gap_closed
 from cpr.evaluation.point_ap import bootstrap_samples, evaluate_points
 from cpr.evaluation.semantic_variance import relative_positions, rsv
 from cpr.visualization.annotations import draw_detections, object_crop
-from cpr.visualization.draw import montage, read_image
+from cpr.visualization.draw import montage
 from cpr.visualization.plots import ap_bars, relative_position_plot, rsv_curve
 from cpr.visualization.report import Report
 from cpr_deploy.files import InputError, read_json, write_json
+from cpr_deploy.image_files import read_rgb
 
 TAUS = ("0.5", "1.0", "2.0")
 RESAMPLES = 1000
@@ -341,7 +342,7 @@ def _add_refinement(report: Report, files: DemoFiles, summary: dict) -> None:
     crops, captions = [], []
     for index in sorted(chosen.tolist()):
         annotation = objects[index]
-        image = read_image(files.images / records[annotation["image_id"]]["file_name"])
+        image = read_rgb(files.images / records[annotation["image_id"]]["file_name"])
         crops.append(object_crop(image, annotation))
         captions.append(f"object {annotation['id']}, score {annotation['refine_score']:.2f}")
     report.image(
@@ -363,7 +364,7 @@ def _add_heldout(report: Report, files: DemoFiles) -> None:
     pictures, captions = [], []
     for row in ("coarse", "refined"):
         for record in shown:
-            image = read_image(files.images / record["file_name"])
+            image = read_rgb(files.images / record["file_name"])
             annotations = [a for a in heldout["annotations"] if a["image_id"] == record["id"]]
             detections = [
                 d for d in found[row] if d["image_id"] == record["id"] and d["score"] >= SHOWN_SCORE

@@ -11,12 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
-
-from cpr_deploy.files import InputError
 
 Colour = tuple[int, int, int]
 
@@ -48,19 +45,6 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 def class_colour(label: int) -> Colour:
     """The colour of contiguous class `label`; repeats after eight classes."""
     return _CLASS_COLOURS[label % len(_CLASS_COLOURS)]
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """The image file as RGB uint8 (H, W, 3); InputError if it is missing or no whole image."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such image. Check the image folder.")
-    # OpenCV turns the image upright by its EXIF tag, as the training's reader does.
-    data = np.fromfile(path, dtype=np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if image is None:
-        raise InputError(f"{path}: cannot be read as an image. Copy or export it again.")
-    return np.ascontiguousarray(image[:, :, ::-1])
 
 
 def encode_image(image: np.ndarray, suffix: str = ".png", quality: int = 90) -> bytes:
