@@ -56,7 +56,7 @@ def main() -> int:
     if args.fresh:
         remove_earlier_run(settings.output)
     clock = settings.output / "steps" / "wall.json"
-    earlier = read_json(clock)["seconds"] if clock.is_file() else 0.0
+    earlier = earlier_seconds(clock)
     try:
         seconds = run_steps(settings)
         wall = earlier + time.monotonic() - began
@@ -85,6 +85,14 @@ def choose_device(name: str) -> str:
     if name != "auto":
         raise InputError(f"--device {name}: torch finds no GPU. Use --device cpu.")
     return "cpu"
+
+
+def earlier_seconds(clock: Path) -> float:
+    """How long earlier runs took; 0 if there was none, or if the file is damaged."""
+    try:
+        return float(read_json(clock)["seconds"])
+    except (InputError, KeyError, TypeError, ValueError):
+        return 0.0
 
 
 def remove_earlier_run(output: Path) -> None:
