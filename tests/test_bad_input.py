@@ -803,6 +803,18 @@ def test_training_folder(data, capsys, where):
     fails(data, words, "det.json is a file, not a folder", capsys)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--output", "det.json"], "where a folder is needed"),
+        (["--output", "images", "--fresh"], "is not the output of a demo"),
+    ],
+)
+def test_demo_folder(data, capsys, monkeypatch, words, message):
+    monkeypatch.chdir(data)
+    fails(data, ["tools/demo.py", "--device", "cpu", *words], message, capsys)
+
+
 # --- interruption ---------------------------------------------------------------------------------
 
 

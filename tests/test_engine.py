@@ -259,6 +259,8 @@ def test_bad_config(tmp_path, content, opts, message):
         ),
         ({"SOLVER.IMS_PER_BATCH": 0}, "SOLVER.IMS_PER_BATCH"),
         ({"MODEL.CPRNET.NUM_CLASSES": 3}, "MODEL.CPRNET.NUM_CLASSES 2"),
+        ({"TEST.POINTS.SIZE_RANGES": "cocoa"}, "TEST.POINTS: size_ranges 'cocoa'"),
+        ({"TEST.POINTS.TAUS": "[0.5, -1.0]"}, "TEST.POINTS: tau"),
         ({"MODEL.WEIGHTS": "nowhere/model.pth"}, "nowhere/model.pth"),
     ],
 )

@@ -45,7 +45,7 @@ from .checkpoint import PointCheckpointer
 from .config import add_cpr_config
 from .data.dataset_mapper import PointDatasetMapper, plain_worker_errors, without_worker
 from .data.datasets import PREFIX, ensure_registered, parse_spec
-from .evaluation.evaluators import PointEvaluator, RefinementEvaluator
+from .evaluation.evaluators import PointEvaluator, RefinementEvaluator, check_point_settings
 from .hooks import RSV_CURVE, Diagnostics, RSVCurve
 from .launch import create_ddp_model, launch
 from .solver import build_optimizer
@@ -141,6 +141,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """Config, log files, seeds and data sets of a run; see `tools/train_net.py` for `args`."""
     cfg = build_cfg(args.config_file, args.opts)
     _check_complete(cfg, resume=args.resume, eval_only=args.eval_only)
+    check_point_settings(cfg.TEST.POINTS)
     check_output_folder(cfg.OUTPUT_DIR)
     # A log file that cannot be written must not drown the reason in tracebacks.
     logging.raiseExceptions = False

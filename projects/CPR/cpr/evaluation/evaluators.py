@@ -14,7 +14,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from cpr_deploy.files import write_json
+from cpr_deploy.files import InputError, write_json
 
 from ..data.datasets import load_dataset
 from ..data.point_json import is_ignored, save_points
@@ -166,23 +166,34 @@ class PointEvaluator(_GatheringEvaluator):
                 self.metadata.json_file,
             )
             return {"points": {"detections": float(len(detections))}}
-        node = self.settings
-        metrics = evaluate_points(
-            dataset,
-            detections,
-            taus=node.TAUS,
-            size_ranges=node.SIZE_RANGES,
-            max_dets=node.MAX_DETS,
-            ap=node.AP,
-            paper_ignore=node.PAPER_IGNORE,
-            box_centre=node.BOX_CENTRE,
-            several_boxes=node.SEVERAL_BOXES,
-            absent_classes=node.ABSENT_CLASSES,
-        )
+        metrics = evaluate_points(dataset, detections, **point_settings(self.settings))
         if self.output_dir is not None:
             write_json(self.output_dir / "metrics.json", metrics, indent=1)
         logger.info("Point localization:\n%s", format_table(metrics))
         return {"points": flatten_metrics(metrics)}
+
+
+def point_settings(node: CfgNode) -> dict:
+    """TEST.POINTS as the settings of `evaluate_points`."""
+    return {
+        "taus": node.TAUS,
+        "size_ranges": node.SIZE_RANGES,
+        "max_dets": node.MAX_DETS,
+        "ap": node.AP,
+        "paper_ignore": node.PAPER_IGNORE,
+        "box_centre": node.BOX_CENTRE,
+        "several_boxes": node.SEVERAL_BOXES,
+        "absent_classes": node.ABSENT_CLASSES,
+    }
+
+
+def check_point_settings(node: CfgNode) -> None:
+    """InputError if TEST.POINTS would stop the evaluation, which comes after the training."""
+    nothing: dict = {"images": [], "annotations": [], "categories": []}
+    try:
+        evaluate_points(nothing, [], **point_settings(node))
+    except InputError as error:
+        raise InputError(f"TEST.POINTS: {error}") from None
 
 
 def flatten_metrics(metrics: dict) -> dict[str, float]:
