@@ -72,6 +72,7 @@ P2PNET = {
     "NMS_IOU": (0.5, {}),
     "NMS_RADIUS": (3.0, {"NMS_RULE": "radius"}),
     "MAX_DETS": (3, {}),
+    "PADDING_POINTS": ("clamp", {}),
 }
 POINTS = {
     "TAUS": [0.3],
@@ -131,7 +132,8 @@ def observe(architecture: str, options: dict) -> list[torch.Tensor]:
     score.weight.data = 0.2 * torch.randn(score.weight.shape, generator=generator)
     score.bias.data.zero_()
     points = [[20.0, 30.0], [27.0, 33.0], [24.0, 24.0], [60.0, 40.0]]
-    inputs = [point_input(points, [0, 0, 1, 1], regions=[[70.0, 5.0, 90.0, 50.0]])]
+    # Sides that need padding.
+    inputs = [point_input(points, [0, 0, 1, 1], size=(60, 90), regions=[[70.0, 5.0, 90.0, 50.0]])]
     losses = model(inputs)
     with torch.no_grad():
         found = model.eval()(inputs)[0]["instances"]

@@ -182,6 +182,26 @@ def test_detection_is_the_decoding_of_the_maps_in_original_pixels():
     assert result.pred_classes.tolist() == [1]
 
 
+def test_points_in_the_padding_are_dropped_or_moved_onto_the_border():
+    """An image of 70 x 50 px is padded to 96 x 64: the places there are no detections of it."""
+    found = {}
+    for padding_points in ("drop", "clamp"):
+        model = _model(
+            SCORE_THRESH=0.0, NMS_SIZE=1.0, MAX_DETS=10_000, PADDING_POINTS=padding_points
+        ).eval()
+        with torch.no_grad():
+            found[padding_points] = model([point_input([], [], size=(50, 70))])[0]["instances"]
+    on_border = {
+        name: ((x.pred_points[:, 0] == 70) | (x.pred_points[:, 1] == 50)).sum()
+        for name, x in found.items()
+    }
+    corner = torch.tensor([70.0, 50.0])
+    assert on_border["clamp"] > 10
+    assert on_border["drop"] == 0
+    assert (found["drop"].pred_points <= corner).all()
+    assert len(found["drop"]) > 50
+
+
 @pytest.mark.parametrize("q", [1, 4])
 def test_predict_maps_is_what_detection_decodes(q):
     model = _model(POINTS_PER_LOCATION=q, SCORE_THRESH=0.0).eval()

@@ -125,6 +125,9 @@ def _add_p2pnet(cfg: CN) -> None:
     node.NMS_RADIUS = 10.0
     # Points kept per image, all classes together.
     node.MAX_DETS = 100
+    # Points predicted in the padding right of and below the image. "drop": they are no detections,
+    # as in the deployed runtime. "clamp": they are moved onto the border (official code).
+    node.PADDING_POINTS = "drop"
 
 
 def _add_training(cfg: CN) -> None:

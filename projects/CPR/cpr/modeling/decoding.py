@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 
+from cpr_deploy.point_localizer import BORDER_TOLERANCE
 from cpr_deploy.tiling import merge_tiles
 
 from .point_ops import NMS_RULES, clip_points, point_nms, scale_points
@@ -109,6 +110,19 @@ def decode_points(
     scores, points = scores[rows, labels], points[rows]
     keep = point_nms(points, scores, labels, **settings.nms)[: settings.max_dets]
     return PointDetections(points[keep], scores[keep], labels[keep])
+
+
+def drop_outside(detections: PointDetections, size: tuple[int, int]) -> PointDetections:
+    """Without the points beyond the right and bottom border of (height, width), as the runtime.
+
+    The deployed graph knows the padded input only, so its points in the padding are dropped behind
+    it; see `cpr_deploy.point_localizer`.
+    """
+    corner = detections.points.new_tensor([size[1], size[0]])
+    keep = (detections.points <= corner + BORDER_TOLERANCE).all(dim=1)
+    return PointDetections(
+        clip_points(detections.points[keep], size), detections.scores[keep], detections.labels[keep]
+    )
 
 
 def decode_tiles(

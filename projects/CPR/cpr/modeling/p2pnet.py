@@ -16,7 +16,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import ImageList, Instances
 from torch import nn
 
-from .decoding import DecodeSettings, decode_points
+from .decoding import DecodeSettings, decode_points, drop_outside
 from .distributed import count_normalizer
 from .head import conv_tower, init_head
 from .inputs import PointTargets, batch_images, batch_targets, padded_sizes, region_mask
@@ -27,6 +27,7 @@ from .require import require
 
 NODE = "MODEL.P2PNET"
 ASSIGNERS = ("topk", "hungarian")
+PADDING_POINTS = ("drop", "clamp")
 
 
 def _require(good: bool, key: str, value: object, need: str) -> None:
@@ -116,6 +117,7 @@ class P2PNet(nn.Module):
         loss_normalizer: str,
         ignore_as_background: bool,
         decode: DecodeSettings,
+        padding_points: str,
         pixel_mean: list[float],
         pixel_std: list[float],
     ):
@@ -166,6 +168,13 @@ class P2PNet(nn.Module):
         self.normalizer = count_normalizer(loss_normalizer, key=f"{NODE}.LOSS_NORMALIZER")
         self.ignore_as_background = ignore_as_background
         self.decode = decode
+        _require(
+            padding_points in PADDING_POINTS,
+            "PADDING_POINTS",
+            padding_points,
+            f"one of {PADDING_POINTS}",
+        )
+        self.padding_points = padding_points
         self.diagnostics: dict[str, torch.Tensor] = {}
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
@@ -217,6 +226,7 @@ class P2PNet(nn.Module):
                 nms_radius=node.NMS_RADIUS,
                 max_dets=node.MAX_DETS,
             ),
+            "padding_points": node.PADDING_POINTS,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
@@ -350,13 +360,17 @@ class P2PNet(nn.Module):
             logits, points, valid, images.image_sizes, batched_inputs, strict=True
         ):
             height, width = inputs.get("height", size[0]), inputs.get("width", size[1])
+            drop = self.padding_points == "drop"
+            (padded,) = padded_sizes([size], self.backbone.size_divisibility)
             detections = decode_points(
                 own_logits[own_valid],
                 own_points[own_valid],
-                image_size=size,
+                image_size=padded if drop else size,
                 scale_xy=(size[1] / width, size[0] / height),
                 settings=self.decode,
             )
+            if drop:
+                detections = drop_outside(detections, (height, width))
             result = Instances((height, width))
             result.pred_points = detections.points
             result.scores = detections.scores
