@@ -139,7 +139,6 @@ def test_documented_commands_fit_their_scripts(page, command):
         assert (ROOT / words[words.index("--config-file") + 1]).exists()
 
 
-@pytest.mark.slow
 @pytest.mark.onnx
 def test_the_readme_commands_run_one_after_another(tmp_path):
     """The README's steps as they stand, on two small images and for a few iterations."""
