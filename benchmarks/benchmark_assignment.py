@@ -146,9 +146,10 @@ def converged_scene(torch, grid, count, spread, seed):
     points = points + noise * (0.6 * pull + 0.5 * grid.stride * (1 - pull))
     logits = 6.5 * torch.sigmoid((1.5 - distance) / 0.4) - 5
     logits = logits + 0.8 * torch.randn(len(references), generator=generator)
+    scores = logits.sigmoid()
     valid = torch.ones(1, len(references), dtype=torch.bool)
     labels = torch.zeros(count, dtype=torch.long)
-    return logits[None, :, None], points[None], valid, objects, labels, [count]
+    return scores[None, :, None], points[None], valid, objects, labels, [count]
 
 
 def trained_model_row(torch, args):

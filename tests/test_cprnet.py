@@ -5,6 +5,7 @@ import torch
 from detectron2.modeling import build_model
 
 import cpr.modeling  # noqa: F401 (registers the meta-architectures)
+from cpr.modeling import cprnet
 from tiny_models import point_input, tiny_cfg
 
 ONE = {"points": [[20.0, 30.0], [60.0, 40.0]], "labels": [0, 1]}
@@ -59,9 +60,14 @@ def test_in_feature_must_be_made_by_the_backbone():
         ("HEAD_INIT", "zero"),
         ("RADIUS", 0),
         ("U0", 0),
+        ("REGION", "square"),
+        ("REGION_ASPECT", 0.0),
         ("GAMMA", 0.5),
         ("LOSS_NORMALIZER", "mean"),
         ("REFINE.ANNOTATED_POINT", "never"),
+        ("REFINE.DELTA1", -0.1),
+        ("REFINE.DELTA2", -0.1),
+        ("REFINE.SCORE_THRESH", 1.1),
     ],
 )
 def test_meaningless_settings_name_their_key(key, value):
@@ -69,9 +75,71 @@ def test_meaningless_settings_name_their_key(key, value):
         _model(**{f"MODEL.CPRNET.{key}": value})
 
 
-@pytest.mark.parametrize("term", ["loss_mil", "loss_ann", "loss_neg"])
+def test_weights_of_the_losses_are_checked():
+    with pytest.raises(ValueError, match=r"MODEL\.CPRNET\.ALPHA_NEG"):
+        _model(**{"MODEL.CPRNET.ALPHA_NEG": -1.0})
+    with pytest.raises(ValueError, match=r"the sum of all MODEL\.CPRNET\.ALPHA"):
+        _model(**{"MODEL.CPRNET.LOSS_SCALE": 0.0})
+
+
+def test_a_rectangle_needs_a_cell_beside_the_click():
+    with pytest.raises(ValueError, match=r"MODEL\.CPRNET\.RADIUS is 1; it must be larger"):
+        _model(**{"MODEL.CPRNET.RADIUS": 1, "MODEL.CPRNET.REGION": "rectangle"})
+
+
+def test_rectangular_region_is_used_for_bags_and_negatives():
+    region = {"MODEL.CPRNET.REGION": "rectangle", "MODEL.CPRNET.REGION_ASPECT": 2.0}
+    model = _model(num_classes=1, **region, **{"MODEL.CPRNET.RADIUS": 4}).eval()
+    # Area 50.3 cells: 10.03 x 5.01, so 5 cells to each side and 2 up and down.
+    click = [50.0, 30.0]
+    with torch.no_grad():
+        result = model([point_input([click], [0])])[0]["instances"]
+    bag = result.bag_points[0]
+    assert len(bag) == 11 * 5
+    assert bag.min(dim=0).values.tolist() == [click[0] - 5 * 4, click[1] - 2 * 4]
+    assert bag.max(dim=0).values.tolist() == [click[0] + 5 * 4, click[1] + 2 * 4]
+    assert bag[-1].tolist() == click
+    # An ignored region over the rectangle takes no negative away; one that is a cell larger does.
+    model.train()
+
+    def negatives(*regions):
+        return model([point_input([click], [0], regions=regions)])["loss_neg"]
+
+    def around(half_w, half_h):
+        return [click[0] - half_w, click[1] - half_h, click[0] + half_w, click[1] + half_h]
+
+    assert negatives(around(4 * 5.013, 4 * 2.507)) == negatives()
+    assert negatives(around(4 * 6.013, 4 * 2.507)) < negatives()
+    assert negatives(around(4 * 5.013, 4 * 3.507)) < negatives()
+
+
+@pytest.mark.parametrize(
+    ("changes", "terms"),
+    [
+        ({}, {"mil", "ann", "neg"}),
+        ({"MIL": 0.0, "POS": 1.0}, {"pos", "ann", "neg"}),
+        ({"MIL": 0.0}, {"ann", "neg"}),
+        ({"NEG": 0.0}, {"mil", "ann"}),
+        ({"ANN": 0.0, "NEG": 0.0}, {"mil"}),
+        ({"MIL": 0.0, "ANN": 0.0}, {"neg"}),
+    ],
+)
+def test_terms_of_the_loss_are_chosen_by_their_weights(changes, terms, monkeypatch):
+    model = _model(**{f"MODEL.CPRNET.ALPHA_{key}": value for key, value in changes.items()})
+    if "neg" not in terms:
+        monkeypatch.delattr("cpr.modeling.cprnet.negative_mask")
+    losses = model([point_input(**ONE), point_input([], [], seed=2)])
+    assert losses.keys() == {f"loss_{term}" for term in terms}
+    _total(losses).backward()
+    # Also a branch that nothing trains has a gradient: DistributedDataParallel waits for it.
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    trained = bool(model.head.ins_score.weight.grad.abs().sum() > 0)
+    assert trained == ("mil" in terms)
+
+
+@pytest.mark.parametrize("term", ["loss_mil", "loss_ann", "loss_neg", "loss_pos"])
 def test_every_loss_term_moves_its_parameters(term):
-    model = _model()
+    model = _model(**{"MODEL.CPRNET.ALPHA_POS": 1.0})
     losses = model([point_input(**ONE)])
     losses[term].backward()
     moved = {
@@ -163,12 +231,91 @@ def test_inference_gives_original_pixels_and_diagnostics():
     # Untrained scores are near the prior 0.01: nothing is kept, the clicks come back.
     assert not first.refined.any()
     torch.testing.assert_close(first.refined_points, first.coarse_points)
+    assert first.moved.tolist() == [0, 0]
     assert len(second) == 0
 
 
-def test_training_forward_never_waits_for_the_device(monkeypatch):
+def _lively(**kwargs):
+    """Class scores on both sides of the thresholds."""
+    model = _model(**kwargs)
+    score = model.head.cls_score
+    generator = torch.Generator().manual_seed(0)
+    score.weight.data = 0.2 * torch.randn(score.weight.shape, generator=generator)
+    score.bias.data.zero_()
+    return model
+
+
+# Neighbours of one class, a bag that leaves its image, and images of two sizes.
+CROWD = [
+    point_input([[20.0, 30.0], [27.0, 33.0], [24.0, 24.0]], [0, 0, 1]),
+    point_input([[2.0, 40.0], [60.0, 31.0]], [1, 1], seed=3, size=(60, 90)),
+]
+
+
+def test_moved_is_in_units_of_the_radius():
+    original = point_input(
+        [[20.0, 30.0], [27.0, 33.0], [24.0, 24.0]], [0, 0, 1], original=(128, 192)
+    )
+    model = _lively().eval()
+    with torch.no_grad():
+        result = model([original])[0]["instances"]
+    assert result.refined.any()
+    # R = 2 cells of 4 px, and 2 original px per px.
+    expected = (result.refined_points - result.coarse_points).norm(dim=1) / (2 * 4 * 2)
+    torch.testing.assert_close(result.moved, expected)
+
+
+@pytest.mark.parametrize("mil", [0.0, 1.0])
+def test_diagnostics_are_those_of_the_refinement_on_the_same_batch(mil):
+    model = _lively(**{"MODEL.CPRNET.ALPHA_MIL": mil, "MODEL.CPRNET.REFINE.DELTA1": 0.5})
+    assert model.diagnostics == {}
+    model(CROWD)
+    logged = model.diagnostics
+    model.eval()
+    with torch.no_grad():
+        results = [x["instances"] for x in model(CROWD)]
+    kept_by = torch.cat([r.kept_by for r in results]).sum(dim=0).tolist()
+    assert kept_by[0] < 25 * 5
+    for name, kept in zip(("I", "II", "III"), kept_by[1:], strict=True):
+        removed = 1 - kept / kept_by[0]
+        assert 0 < removed < 1
+        assert logged[f"cpr/removed_{name}"].item() == pytest.approx(removed)
+    refined = torch.cat([r.refined for r in results]).float().mean()
+    assert logged["cpr/refined"] == refined
+    assert not any(value.requires_grad for value in logged.values())
+    assert 0 < logged["cpr/bag_score"] < 1
+
+
+def test_diagnostics_cost_nothing_until_they_are_read(monkeypatch):
+    model = _lively()
+    calls = []
+    original = cprnet.refine_points
+
+    def counted(*args):
+        calls.append(1)
+        return original(*args)
+
+    monkeypatch.setattr(cprnet, "refine_points", counted)
+    model(CROWD)
+    assert not calls
+    assert model.diagnostics
+    assert len(calls) == len(CROWD)
+    # A batch without objects has nothing to say.
+    model([point_input([], [])])
+    assert model.diagnostics == {}
+
+
+ABLATION = {
+    "MODEL.CPRNET.ALPHA_MIL": 0.0,
+    "MODEL.CPRNET.ALPHA_POS": 1.0,
+    "MODEL.CPRNET.REGION": "rectangle",
+}
+
+
+@pytest.mark.parametrize("options", [{}, ABLATION], ids=["default", "pos, rectangle"])
+def test_training_forward_never_waits_for_the_device(options, monkeypatch):
     """No call that copies a tensor to the host; on a GPU `set_sync_debug_mode` shows the same."""
-    model = _model()
+    model = _model(**options)
     inputs = [point_input(**ONE), point_input([], [], seed=2)]
     model(inputs)
 
@@ -180,14 +327,18 @@ def test_training_forward_never_waits_for_the_device(monkeypatch):
     losses = model(inputs)
     monkeypatch.undo()
     assert torch.isfinite(_total(losses))
-    assert set(model.diagnostics) == {"cpr/bag_score", "cpr/bag_accuracy"}
+    assert model.diagnostics.keys() == {
+        *("cpr/bag_score", "cpr/bag_accuracy", "cpr/refined"),
+        *("cpr/removed_I", "cpr/removed_II", "cpr/removed_III"),
+    }
 
 
 @pytest.mark.gpu
-def test_training_forward_never_syncs_on_a_gpu():
+@pytest.mark.parametrize("options", [{}, ABLATION], ids=["default", "pos, rectangle"])
+def test_training_forward_never_syncs_on_a_gpu(options):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    model = _model().cuda()
+    model = _model(**options).cuda()
     inputs = [point_input(**ONE), point_input([], [], seed=2)]
     model(inputs)
     torch.cuda.set_sync_debug_mode("error")

@@ -108,6 +108,19 @@ def test_points_move_as_the_image_does(tmp_path, opts):
         assert counts == {len(DOTS)}
 
 
+@pytest.mark.parametrize("is_train", [True, False])
+def test_scale_replaces_the_sizes(tmp_path, is_train):
+    # 120 x 80 at 1.3125: 157.5 x 105, rounded up.
+    map_it = mapper(is_train, SCALE=1.3125, MIN_SIZE_TRAIN=(400,), MIN_SIZE_TEST=400)
+    output = map_it(record(tmp_path / "dots.png"))
+    assert output["image"].shape == (3, 105, 158)
+    np.testing.assert_allclose(
+        output["instances"].gt_points.numpy(), DOTS * [158 / 120, 105 / 80], rtol=1e-6
+    )
+    with pytest.raises(InputError, match=r"INPUT\.SCALE"):
+        mapper(SCALE=-1.0)
+
+
 def test_flips_really_happen(tmp_path):
     np.random.seed(0)
     map_it = mapper(RANDOM_FLIP="both")

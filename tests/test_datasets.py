@@ -36,13 +36,16 @@ def scenes(tmp_path):
         ("points:a.json@folder@2x", ("a.json", "folder@2x")),
         ("points:user@host/a.json@images", ("user@host/a.json", "images")),
         ("points:annotations@images", ("annotations", "images")),
+        ("boxes:a.json@images", ("a.json", "images")),
     ],
 )
 def test_parse_spec(spec, expected):
     assert parse_spec(spec) == expected
 
 
-@pytest.mark.parametrize("spec", ["points:a.json", "points:@images", "points:a.json@", "coco_2017"])
+@pytest.mark.parametrize(
+    "spec", ["points:a.json", "points:@images", "points:a.json@", "boxes:a.json", "coco_2017"]
+)
 def test_bad_spec(spec):
     with pytest.raises(InputError, match="points:annotations.json@image_folder"):
         parse_spec(spec)
@@ -68,6 +71,35 @@ def test_dataset_dicts(scenes):
     assert metadata.category_ids == [3, 7]
     assert metadata.thing_classes == ["class0", "class1"]
     assert metadata.thing_dataset_id_to_contiguous_id == {3: 0, 7: 1}
+
+
+def test_dataset_dicts_of_boxes(scenes):
+    """Boxes in place of points, as corners."""
+    path, root = scenes
+    spec = f"boxes:{path}@{root}"
+    ensure_registered(cfg_for("RetinaNet", train=[spec]))
+    found = {a["id"]: a for d in DatasetCatalog.get(spec) for a in d["annotations"]}
+    for annotation in json.loads(path.read_text())["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        record = found[annotation["id"]]
+        assert set(record) == {"id", "category_id", "bbox"}
+        np.testing.assert_array_equal(record["bbox"], [x, y, x + w, y + h])
+    assert MetadataCatalog.get(spec).category_ids == [3, 7]
+
+
+def test_boxes_are_for_box_detectors(scenes):
+    path, root = scenes
+    spec = f"boxes:{path}@{root}"
+    with pytest.raises(InputError, match="P2PNet learns points, not boxes. Write points:"):
+        ensure_registered(cfg_for(train=[spec]))
+    edit_json(path, lambda dataset: dataset["annotations"][1].pop("bbox"))
+    with pytest.raises(InputError, match="annotation id 101.*no bbox"):
+        ensure_registered(cfg_for("RetinaNet", train=[spec]))
+    # Not of a data set of points.
+    ensure_registered(cfg_for("RetinaNet", train=[make_spec(path, root)]))
+    edit_json(path, lambda dataset: dataset["annotations"][1].pop("point"))
+    with pytest.raises(InputError, match="annotation id 101"):
+        ensure_registered(cfg_for("RetinaNet", train=[make_spec(path, root)]))
 
 
 @pytest.mark.parametrize("flag", ["ignore", "iscrowd"])

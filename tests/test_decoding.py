@@ -44,7 +44,7 @@ def _decode(logits, points, image_size, scale_xy, settings):
     return kept[: settings.max_dets]
 
 
-@pytest.mark.parametrize("rule", ["pseudo_box", "radius"])
+@pytest.mark.parametrize("rule", ["pseudo_box", "radius", "none"])
 @pytest.mark.parametrize("num_classes", [1, 3])
 @pytest.mark.parametrize("seed", range(3))
 def test_equals_the_rule_in_loops(rule, num_classes, seed):
@@ -56,6 +56,19 @@ def test_equals_the_rule_in_loops(rule, num_classes, seed):
     assert found.labels.tolist() == [label for _, label, _ in expected]
     assert found.scores.tolist() == pytest.approx([score for score, _, _ in expected])
     torch.testing.assert_close(found.points, torch.stack([point for _, _, point in expected]))
+
+
+def test_scores_of_the_cross_entropy_are_softmax_without_no_object():
+    """Logits ln 6, ln 2, ln 2 of two classes and "no object": 0.6 and 0.2 are the scores."""
+    settings = DecodeSettings(**{**SETTINGS, "class_loss": "cross_entropy", "nms_rule": "none"})
+    logits = torch.tensor([[6.0, 2.0, 2.0], [1.0, 1.0, 8.0], [3.0, 6.0, 1.0]]).log()
+    points = torch.tensor([[5.0, 5.0], [6.0, 6.0], [5.0, 6.0]])
+    found = decode_points(
+        logits, points, image_size=(64, 64), scale_xy=(1.0, 1.0), settings=settings
+    )
+    assert found.scores.tolist() == pytest.approx([0.6, 0.6])
+    assert found.labels.tolist() == [0, 1]
+    assert found.points.tolist() == [[5.0, 5.0], [5.0, 6.0]]
 
 
 def test_nothing_above_the_threshold():
@@ -97,6 +110,7 @@ def test_tiles_count_a_point_of_the_overlap_once():
         ("nms_iou", 1.0),
         ("nms_radius", -1.0),
         ("max_dets", 0),
+        ("class_loss", "hinge"),
     ],
 )
 def test_bad_settings_name_their_key(key, value):

@@ -119,6 +119,10 @@ def test_cprnet_run(scenes, tmp_path, caplog):
     assert [entry["iteration"] for entry in curve] == [2, 4]
     assert [entry["epoch"] for entry in curve] == [1.0, 2.0]
     assert curve[-1]["rsv_refined"] == results["refinement"]["rsv_refined"]
+    # The points of each time, for the lower half of Fig. 6.
+    kept = [json.loads((out / entry["points"]).read_text()) for entry in curve]
+    assert kept[-1] == json.loads((out / "inference" / "refined.json").read_text())
+    assert len(kept[0]["annotations"]) == len(kept[-1]["annotations"])
     assert {"rsv_coarse", "inside_coarse", "inside_refined", "distance_refined"} <= set(curve[0])
     log = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
     assert "refinement/rsv_refined" in log[-1]
@@ -180,6 +184,22 @@ def test_optimizers(scenes, tmp_path, optimizer):
     built = engine.build_optimizer(cfg, torch.nn.Linear(2, 2))
     assert isinstance(built, getattr(torch.optim, optimizer))
     assert all(group["weight_decay"] == 0.25 for group in built.param_groups)
+
+
+def test_the_backbone_may_learn_more_slowly():
+    opts = ["SOLVER.BASE_LR", 0.5, "SOLVER.BACKBONE_MULTIPLIER", 0.1]
+    parts = {"bottom_up": torch.nn.Linear(2, 2), "lateral_convs": torch.nn.Linear(2, 2)}
+    model = torch.nn.ModuleDict(
+        {"backbone": torch.nn.ModuleDict(parts), "head": torch.nn.Linear(2, 2)}
+    )
+    optimizer = engine.build_optimizer(engine.build_cfg("", opts), model)
+    rates = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    by_name = {name: rates[parameter] for name, parameter in model.named_parameters()}
+    assert {name for name, rate in by_name.items() if rate == pytest.approx(0.05)} == {
+        "backbone.bottom_up.weight",
+        "backbone.bottom_up.bias",
+    }
+    assert sum(rate == 0.5 for rate in by_name.values()) == 4
 
 
 @pytest.mark.parametrize("norm, scale", [(20.0, 0.5), (5.0, 1.0)])

@@ -5,15 +5,17 @@ import numpy as np
 import pytest
 import torch
 from detectron2.evaluation import print_csv_format
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 
 from cpr.data.datasets import make_spec, register_points
 from cpr.data.point_json import load_points
 from cpr.engine import build_cfg
+from cpr.evaluation.box_ap import evaluate_boxes
 from cpr.evaluation.evaluators import (
     PointEvaluator,
     RefinementEvaluator,
+    detections_of,
     format_refinement,
     refinement_metrics,
 )
@@ -86,6 +88,59 @@ def test_points(scenes, tmp_path):
     assert worse["points"]["AP@0.5"] < 50
 
 
+def box_predictions(boxes, labels, scores):
+    """As a box detector's output; boxes xywh."""
+    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    result = Instances((64, 64))
+    result.pred_boxes = Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1))
+    result.pred_classes = torch.tensor(labels, dtype=torch.int64)
+    result.scores = torch.tensor(scores, dtype=torch.float32)
+    return result
+
+
+def test_the_point_of_a_box_is_its_centre():
+    found = detections_of(
+        8, box_predictions([[4, 6, 10, 20], [0.5, 1, 3, 2]], [1, 0], [0.75, 0.5]), [3, 7]
+    )
+    one = {"image_id": 8, "category_id": 7, "point": [9, 16], "bbox": [4, 6, 10, 20], "score": 0.75}
+    two = {"image_id": 8, "category_id": 3, "point": [2, 2], "bbox": [0.5, 1, 3, 2], "score": 0.5}
+    assert found == [one, two]
+    assert detections_of(8, box_predictions([], [], []), [3, 7]) == []
+
+
+def test_box_ap(scenes, tmp_path):
+    """On demand, next to the points; wrong sizes change the boxes' figure only."""
+    spec, path = scenes
+    dataset = load_points(path)
+
+    def outputs(factor):
+        for image in dataset["images"]:
+            own = [a for a in dataset["annotations"] if a["image_id"] == image["id"]]
+            boxes = [
+                [x + (1 - factor) * w / 2, y + (1 - factor) * h / 2, factor * w, factor * h]
+                for x, y, w, h in (a["bbox"] for a in own)
+            ]
+            labels = [CATEGORY_IDS.index(a["category_id"]) for a in own]
+            result = box_predictions(boxes, labels, [0.9] * len(own))
+            yield {"image_id": image["id"]}, {"instances": result}
+
+    cfg = build_cfg("", ["MODEL.META_ARCHITECTURE", "RetinaNet", "TEST.BOX_AP", "True"])
+    evaluator = PointEvaluator(cfg, spec, output_dir=tmp_path / "out")
+    perfect_boxes, halved = run(evaluator, outputs(1.0)), run(evaluator, outputs(0.5))
+    assert perfect_boxes["bbox"]["AP"] == pytest.approx(100)
+    assert halved["bbox"]["AP50"] < 20
+    assert halved["points"] == pytest.approx(perfect_boxes["points"], nan_ok=True)
+    assert all(type(value) is float for value in halved["bbox"].values())
+    print_csv_format(halved)
+    stored = json.loads((tmp_path / "out" / "box_metrics.json").read_text())
+    assert stored["AP50"] == halved["bbox"]["AP50"] and "AP-class0" in stored
+    detections = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert halved["bbox"] == pytest.approx(evaluate_boxes(dataset, detections), nan_ok=True)
+    assert "bbox" not in run(PointEvaluator(build_cfg(), spec), outputs(1.0))
+    cfg.TEST.DETECTIONS_PER_IMAGE = 1
+    assert run(PointEvaluator(cfg, spec), outputs(1.0))["bbox"]["AP"] < 100
+
+
 def test_no_detections_and_no_boxes(scenes, tmp_path):
     spec, path = scenes
     dataset = load_points(path)
@@ -109,6 +164,7 @@ def refinement(dataset, image_id, move):
     result.refined_points = torch.tensor(clicks + move * (middles - clicks))
     result.refine_scores = torch.full((count,), 0.5)
     result.refined = torch.arange(count) % 2 == 0
+    result.moved = torch.tensor([a["category_id"] / 10 for a in annotations])
     result.bag_points = torch.zeros(count, 10, 2)
     result.kept = torch.arange(10).expand(count, 10) < 3
     result.kept_by = torch.tensor([[8, 4, 6, 7]]).expand(count, 4)
@@ -137,6 +193,17 @@ def test_refinement(scenes, tmp_path):
     assert results["objects"] == len(points)
     assert (results["kept_I"], results["kept_II"], results["kept_III"]) == (50, 75, 87.5)
     assert results["kept"] == 37.5
+    # By class: every other object of an image is refined, and moved as the fake output says.
+    for name, category_id in (("class0", 3), ("class1", 7)):
+        flags = [
+            a["category_id"] == category_id and i % 2 == 0
+            for image in dataset["images"]
+            for i, a in enumerate(x for x in dataset["annotations"] if x["image_id"] == image["id"])
+        ]
+        total = sum(a["category_id"] == category_id for a in dataset["annotations"])
+        assert results[f"refined-{name}"] == pytest.approx(100 * sum(flags) / total)
+        assert results[f"moved-{name}"] == pytest.approx(category_id / 10)
+    assert 0.3 < results["moved"] < 0.7
     assert "RSV" in format_refinement(results)
 
     refined = load_points(tmp_path / "out" / "refined.json")
@@ -156,6 +223,7 @@ def test_refinement_without_boxes_or_objects(scenes):
         del annotation["bbox"]
     metrics = refinement_metrics(dataset, [record])
     assert math.isnan(metrics["rsv_coarse"]) and metrics["refined"] == 100
+    assert math.isnan(metrics["moved"])
     assert "no boxes" in format_refinement(metrics)
     assert math.isnan(refinement_metrics(dataset, [])["refined"])
 

@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import yaml
 from torch import nn
 
 import tiny_localizer
@@ -44,7 +45,8 @@ class PlantedMaps(nn.Module):
         }
         self.decode = DecodeSettings(**{**settings, **decode})
         self.logits, self.points = logits, points
-        self.num_classes = logits.shape[-1]
+        softmax = self.decode.class_loss == "cross_entropy"
+        self.num_classes = logits.shape[-1] - softmax
         self.pixel_mean = torch.zeros(3, 1, 1)
         self.pixel_std = torch.ones(3, 1, 1)
 
@@ -70,7 +72,11 @@ def planted(seed, height, width, classes, spread=1.0, batch=2):
 def expected_points(model, row, height, width, scale):
     """The official decoding, by numpy and the runtime's own NMS."""
     decode = model.decode
-    scores = 1 / (1 + np.exp(-model.logits[row].numpy().astype(np.float64)))
+    logits = model.logits[row].numpy().astype(np.float64)
+    if decode.class_loss == "focal":
+        scores = 1 / (1 + np.exp(-logits))
+    else:
+        scores = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))[:, :-1]
     best = np.argsort(-scores.max(axis=1), kind="stable")[: decode.pre_nms_topk]
     points = np.clip(model.points[row].numpy()[best], 0, [width, height]) / scale
     rows, labels = np.nonzero(scores[best] > decode.score_thresh)
@@ -79,12 +85,13 @@ def expected_points(model, row, height, width, scale):
     return [part[keep] for part in candidates]
 
 
-@pytest.mark.parametrize("rule", ["pseudo_box", "radius"])
+@pytest.mark.parametrize("rule", ["pseudo_box", "radius", "none"])
+@pytest.mark.parametrize("class_loss", ["focal", "cross_entropy"])
 @pytest.mark.parametrize("classes", [1, 3])
-def test_crowd_equals_greedy_nms(rule, classes):
+def test_crowd_equals_greedy_nms(rule, class_loss, classes):
     # 400 people of 16 px in 160 x 192 px: most suppress each other.
-    logits, points = planted(1, 160, 192, classes)
-    model = PlantedMaps(logits, points, nms_rule=rule)
+    logits, points = planted(1, 160, 192, classes + (class_loss == "cross_entropy"))
+    model = PlantedMaps(logits, points, nms_rule=rule, class_loss=class_loss)
     scale = (0.8, 1.25)
     found, scores, labels, valid, flags = run_graph(
         model, 160, 192, scale, max_candidates=300, nms_iterations=20
@@ -257,6 +264,32 @@ def test_other_ways_of_export(tmp_path, stride, options):
     fixed = "static_size" in options
     expected = [1, 128, 160, 3] if fixed else ["batch", "height", "width", 3]
     assert session.get_inputs()[0].shape == expected
+
+
+def test_original_p2pnet_is_exported(tmp_path):
+    """Four references a cell, softmax scores, no NMS: in the file as in the model."""
+    one_to_one = tiny_localizer.ROOT / "configs" / "Base-P2PNet-OneToOne.yaml"
+    options = yaml.safe_load(one_to_one.read_text(encoding="utf-8"))["MODEL"]["P2PNET"]
+    pairs = [str(item) for key, value in options.items() for item in (f"MODEL.P2PNET.{key}", value)]
+    model, cfg = tiny_localizer.build([*tiny_localizer.options(), *pairs])
+    path = tmp_path / "model.onnx"
+    report = export_point_localizer(model, cfg, path, class_names=tiny_localizer.CLASS_NAMES)
+    assert report.passed and report.points > 100 and report.images_not_settled == 0
+    metadata = {item.key: item.value for item in onnx.load(path).metadata_props}
+    assert ModelSpec.from_metadata(metadata, "model.onnx").nms_rule == "none"
+
+    # What a runtime gets: the best probabilities of a class, near ones of the same class as well.
+    image = tiny_localizer.scene(128, 160)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    feed = {"images": image[None], "scale": np.ones((1, 2), np.float32)}
+    points, scores, labels, valid, flags = session.run(None, feed)
+    rgb = torch.from_numpy(image[None, ..., ::-1].copy()).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        logits, _ = model.predict_maps((rgb - model.pixel_mean) / model.pixel_std)
+    expected = logits[0].softmax(dim=1)[:, :3].flatten().sort(descending=True).values[:50]
+    assert flags.tolist() == [0] and valid.tolist() == [50]
+    np.testing.assert_allclose(scores[0], expected, atol=1e-4)
+    assert len(point_nms(points[0], scores[0], labels[0], rule="radius", radius=8.0)) < 50
 
 
 def script(*arguments):

@@ -10,7 +10,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"cpr": ROOT / "projects" / "CPR" / "cpr", "cpr_deploy": ROOT / "deploy" / "cpr_deploy"}
 # Adapters to Detectron2 live in files of their own.
-ADAPTERS = {"cpr.data.dataset_mapper", "cpr.data.datasets", "cpr.evaluation.evaluators"}
+ADAPTERS = {
+    "cpr.data.box_mapper",
+    "cpr.data.dataset_mapper",
+    "cpr.data.datasets",
+    "cpr.evaluation.evaluators",
+}
 
 
 def modules() -> list[str]:

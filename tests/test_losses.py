@@ -7,6 +7,7 @@ import pytest
 import torch
 from torchvision.ops import sigmoid_focal_loss
 
+from cpr.modeling import losses as losses_module
 from cpr.modeling.losses import (
     annotation_loss,
     bag_scores,
@@ -14,6 +15,7 @@ from cpr.modeling.losses import (
     focal_loss,
     mil_loss,
     negative_loss,
+    positive_loss,
 )
 
 WEIGHTS = {"mil": 1.0, "ann": 1.0, "neg": 1.0}
@@ -136,6 +138,81 @@ def test_annotated_point_in_its_bag_or_not():
     torch.testing.assert_close(paper["loss_mil"], WEIGHTS["mil"] * mil / 3)
     torch.testing.assert_close(paper["loss_ann"], official["loss_ann"])
     torch.testing.assert_close(paper["loss_neg"], official["loss_neg"] * 4 / 3)
+
+
+def test_positive_loss_by_hand():
+    """Two objects of three bag points and two classes; one point is outside the image."""
+    scores = [
+        [(0.5, 0.1), (0.9, 0.2), (0.3, 0.4)],  # of class 0
+        [(0.2, 0.6), (0.7, 0.8), (0.5, 0.5)],  # of class 1
+    ]
+    logits = torch.tensor([[[_logit(p) for p in point] for point in bag] for bag in scores])
+    valid = torch.tensor([[True, True, True], [True, False, True]])
+    labels = torch.tensor([0, 1])
+
+    def term(own, other):
+        return -((1 - own) ** 2) * math.log(own) - other**2 * math.log(1 - other)
+
+    expected = term(0.5, 0.1) + term(0.9, 0.2) + term(0.3, 0.4) + term(0.6, 0.2) + term(0.5, 0.5)
+    assert positive_loss(logits, labels, valid, 2.0).item() == pytest.approx(expected, rel=1e-4)
+
+    inputs = {"bag_ins_logits": None, "neg_cls_logits": None, "neg_mask": None, "labels": labels}
+    inputs |= {"bag_cls_logits": logits, "bag_valid": valid, "gamma": 2.0}
+    losses = cpr_losses(**inputs, weights={"pos": 0.25})
+    assert losses.keys() == {"loss_pos"}
+    # Over the five valid points.
+    assert losses["loss_pos"].item() == pytest.approx(0.25 * expected / 5, rel=1e-4)
+    # Without the annotated point three are left.
+    circles = term(0.5, 0.1) + term(0.9, 0.2) + term(0.6, 0.2)
+    losses = cpr_losses(**inputs, weights={"pos": 1.0}, annotated_in_bag=False)
+    assert losses["loss_pos"].item() == pytest.approx(circles / 3, rel=1e-4)
+
+
+def test_gradient_of_the_positive_loss():
+    """Against finite differences in float64; points that do not count have none."""
+    inputs = _random_inputs(2, 3)
+    logits = inputs["bag_cls_logits"].detach().double().requires_grad_()
+    valid = inputs["bag_valid"]
+    assert not valid.all()
+
+    def loss(x):
+        return positive_loss(x, inputs["labels"], valid, 2.0)
+
+    assert torch.autograd.gradcheck(loss, (logits,))
+    loss(logits).backward()
+    assert (logits.grad[~valid] == 0).all()
+    own = torch.nn.functional.one_hot(inputs["labels"], 3).bool()[:, None].expand(-1, 9, -1)
+    # Every valid point is pulled to its class and away from the others.
+    assert (logits.grad[valid & own.any(2)][own[valid]] < 0).all()
+    assert (logits.grad[valid][~own[valid]] > 0).all()
+
+
+def test_one_point_per_bag_makes_positive_and_annotation_loss_equal():
+    inputs = _random_inputs(5, 4)
+    for name in ("bag_cls_logits", "bag_ins_logits", "bag_valid"):
+        inputs[name] = inputs[name][:, -1:]
+    losses = cpr_losses(**inputs, weights={"ann": 0.5, "pos": 0.5}, gamma=2.0)
+    torch.testing.assert_close(losses["loss_pos"], losses["loss_ann"])
+
+
+@pytest.mark.parametrize("left", ["mil", "ann", "neg", "pos"])
+def test_terms_without_weight_are_neither_computed_nor_returned(left, monkeypatch):
+    everything = {"mil": 0.25, "ann": 0.5, "neg": 3.0, "pos": 1.0}
+    inputs = _random_inputs(3, 2)
+    whole = cpr_losses(**inputs, weights=everything, gamma=2.0)
+    assert list(whole) == ["loss_mil", "loss_ann", "loss_neg", "loss_pos"]
+    functions = {
+        "mil": ["mil_loss", "bag_scores"],
+        "ann": ["annotation_loss"],
+        "neg": ["negative_loss"],
+        "pos": ["positive_loss"],
+    }
+    for function in functions[left]:
+        monkeypatch.delattr(losses_module, function)
+    rest = cpr_losses(**inputs, weights={**everything, left: 0.0}, gamma=2.0)
+    assert rest.keys() == whole.keys() - {f"loss_{left}"}
+    for name, value in rest.items():
+        torch.testing.assert_close(value, whole[name], rtol=0, atol=0)
 
 
 def test_extreme_logits_stay_finite():

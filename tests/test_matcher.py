@@ -3,8 +3,10 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from cpr.modeling.matcher import (
     CostSettings,
@@ -15,6 +17,8 @@ from cpr.modeling.matcher import (
 from cpr.modeling.reference_grid import ReferenceGrid
 
 COST = CostSettings()
+# Of the original P2PNet (ICCV 2021).
+ORIGINAL_COST = CostSettings(class_weight=1.0, point_weight=0.05, rule="probability", distance="l2")
 STRIDE = 4
 
 
@@ -50,7 +54,7 @@ def _scene(counts, *, num_classes=2, side=24, q=1, seed=0, min_distance=6.0):
         gt_labels.append(labels)
     valid = torch.ones(len(counts), len(references), dtype=torch.bool)
     targets = (torch.cat(gt_points), torch.cat(gt_labels), list(counts))
-    return grid, (torch.stack(logits), torch.stack(points), valid, *targets)
+    return grid, (torch.stack(logits).sigmoid(), torch.stack(points), valid, *targets)
 
 
 def _candidate(grid, scene, k=5, radius=8):
@@ -65,19 +69,59 @@ BOTH = pytest.mark.parametrize("assign", [_candidate, _hungarian])
 
 
 def test_cost_by_hand():
-    logit = math.log(0.8 / 0.2)
     positive = -0.25 * 0.2**2 * math.log(0.8)
     negative = -0.75 * 0.8**2 * math.log(0.2)
     cost = assignment_cost(
-        torch.tensor([logit]), torch.tensor([[3.0, 5.0]]), torch.tensor([[1.0, 8.0]]), COST
+        torch.tensor([0.8]), torch.tensor([[3.0, 5.0]]), torch.tensor([[1.0, 8.0]]), COST
     )
     assert cost.item() == pytest.approx(2 * (positive - negative) + 0.1 * 5, rel=1e-5)
 
 
+def test_original_cost_by_hand():
+    """Minus the probability of the object's class, and 0.05 times the distance of 3, 4, 5."""
+    cost = assignment_cost(
+        torch.tensor([0.8]), torch.tensor([[3.0, 5.0]]), torch.tensor([[0.0, 9.0]]), ORIGINAL_COST
+    )
+    assert cost.item() == pytest.approx(-0.8 + 0.05 * 5)
+
+
+@pytest.mark.parametrize("q", [1, 4])
+@pytest.mark.parametrize("num_classes", [1, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_one_to_one_is_the_cheapest_matching_at_the_original_cost(num_classes, q, seed):
+    """The published cost, written out in numpy, and scipy's matching of objects to references."""
+    grid, scene = _scene([9, 4], num_classes=num_classes, side=12, q=q, seed=seed)
+    scores, points, _, gt_points, gt_labels, counts = scene
+    found = hungarian_topk_assign(*scene, k=1, cost=ORIGINAL_COST)
+    start = 0
+    for image, count in enumerate(counts):
+        own = slice(start, start + count)
+        offsets = points[image].numpy()[None] - gt_points[own].numpy()[:, None]
+        probability = scores[image].numpy()[:, gt_labels[own].numpy()].T
+        cost = 0.05 * np.hypot(offsets[..., 0], offsets[..., 1]) - probability
+        objects, references = linear_sum_assignment(cost)
+        expected = np.full(grid.num_points, -1)
+        expected[references] = objects + start
+        assert found[image].tolist() == expected.tolist()
+        start += count
+
+
+def test_default_agrees_with_the_reference_one_to_one_at_the_original_cost():
+    agreed = total = 0
+    for seed in range(4):
+        grid, scene = _scene([40], side=48, q=4, seed=seed)
+        reference = hungarian_topk_assign(*scene, k=1, cost=ORIGINAL_COST)
+        default = candidate_topk_assign(*scene, k=1, cost=ORIGINAL_COST, grid=grid, radius=8)
+        agreed += ((reference == default) & (reference >= 0)).sum().item()
+        total += (reference >= 0).sum().item()
+        assert (default >= 0).sum() == 40
+    assert agreed >= 0.95 * total
+
+
 def test_cost_has_no_gradient():
-    logits = torch.zeros(3, requires_grad=True)
+    scores = torch.full((3,), 0.5, requires_grad=True)
     points = torch.zeros(3, 2, requires_grad=True)
-    assert not assignment_cost(logits, points, torch.ones(3, 2), COST).requires_grad
+    assert not assignment_cost(scores, points, torch.ones(3, 2), COST).requires_grad
 
 
 @pytest.mark.parametrize(
@@ -87,6 +131,8 @@ def test_cost_has_no_gradient():
         ("COST_POINT", {"point_weight": -0.1}),
         ("FOCAL_ALPHA", {"alpha": 1.5}),
         ("FOCAL_GAMMA", {"gamma": 0.5}),
+        ("COST_RULE", {"rule": "giou"}),
+        ("COST_DISTANCE", {"distance": "L2"}),
     ],
 )
 def test_bad_cost_names_its_key(key, change):
@@ -97,8 +143,8 @@ def test_bad_cost_names_its_key(key, change):
 def test_each_round_is_the_cheapest_one_to_one_matching():
     """Against all permutations, on a map of three by three cells."""
     grid, scene = _scene([2], num_classes=1, side=3)
-    logits, points, _, gt_points, _, _ = scene
-    cost = assignment_cost(logits[0, :, :1], points[0, :, None], gt_points, COST)
+    scores, points, _, gt_points, _, _ = scene
+    cost = assignment_cost(scores[0, :, :1], points[0, :, None], gt_points, COST)
     expected, free = {}, list(range(9))
     for _ in range(3):
         best = min(
@@ -137,7 +183,7 @@ def test_default_gives_a_contested_reference_to_who_loses_most_without_it():
     grid = ReferenceGrid(height=1, width=3, stride=STRIDE, offset=0.5, points_per_cell=1)
     points = torch.tensor([[[-40.0, 2.0], [6.0, 2.0], [9.0, 2.0]]])
     objects = torch.tensor([[5.0, 2.0], [6.5, 2.0]])
-    scene = (torch.zeros(1, 3, 1), points, torch.ones(1, 3, dtype=torch.bool), objects)
+    scene = (torch.full((1, 3, 1), 0.5), points, torch.ones(1, 3, dtype=torch.bool), objects)
     scene = (*scene, torch.zeros(2, dtype=torch.long), [2])
     assert _hungarian(grid, scene, k=1).tolist() == [[-1, 0, 1]]
     assert _candidate(grid, scene, k=1).tolist() == [[-1, 0, 1]]
@@ -156,12 +202,12 @@ def test_every_object_gets_k_positives_and_no_reference_is_shared(assign):
 
 @BOTH
 def test_batch_equals_single_images(assign):
-    grid, (logits, points, valid, gt_points, gt_labels, counts) = _scene([6, 0, 9], seed=2)
-    together = assign(grid, (logits, points, valid, gt_points, gt_labels, counts))
+    grid, (scores, points, valid, gt_points, gt_labels, counts) = _scene([6, 0, 9], seed=2)
+    together = assign(grid, (scores, points, valid, gt_points, gt_labels, counts))
     start = 0
     for image, count in enumerate(counts):
         own = slice(start, start + count)
-        part = (logits[image, None], points[image, None], valid[image, None])
+        part = (scores[image, None], points[image, None], valid[image, None])
         alone = assign(grid, (*part, gt_points[own], gt_labels[own], [count]))[0]
         torch.testing.assert_close(together[image], torch.where(alone >= 0, alone + start, -1))
         start += count
@@ -176,10 +222,10 @@ def test_no_objects(assign, counts):
 
 @BOTH
 def test_invalid_references_are_never_positives(assign):
-    grid, (logits, points, _, gt_points, *rest) = _scene([4], num_classes=1)
+    grid, (scores, points, _, gt_points, *rest) = _scene([4], num_classes=1)
     valid = grid.inside((32, 96), torch.device("cpu"))[None]
     gt_points[:, 1] /= 3
-    assigned = assign(grid, (logits, points, valid, gt_points, *rest))
+    assigned = assign(grid, (scores, points, valid, gt_points, *rest))
     assert (assigned[~valid] == -1).all()
     assert (assigned >= 0).sum() == 20
 
@@ -205,17 +251,17 @@ def test_few_references_stop_like_the_official_rounds(assign, objects, k, positi
 
 def test_objects_at_one_place_share_their_neighbourhood():
     grid, scene = _scene([1], num_classes=1)
-    logits, points, valid, place, _, _ = scene
-    scene = (logits, points, valid, place.repeat(4, 1), torch.zeros(4, dtype=torch.long), [4])
+    scores, points, valid, place, _, _ = scene
+    scene = (scores, points, valid, place.repeat(4, 1), torch.zeros(4, dtype=torch.long), [4])
     assigned = _candidate(grid, scene)
     assert torch.bincount(assigned[assigned >= 0], minlength=4).tolist() == [5] * 4
 
 
 @BOTH
 def test_a_diverged_network_still_returns(assign):
-    grid, (logits, points, *rest) = _scene([3])
+    grid, (scores, points, *rest) = _scene([3])
     points = torch.full_like(points, float("nan"))
-    assert assign(grid, (logits, points, *rest)).shape == (1, grid.num_points)
+    assert assign(grid, (scores, points, *rest)).shape == (1, grid.num_points)
 
 
 def test_radius_must_reach_the_next_cells():

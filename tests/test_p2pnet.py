@@ -12,6 +12,21 @@ from cpr.modeling.inputs import batch_targets
 from tiny_models import point_input, tiny_cfg
 
 ONE = {"points": [[20.0, 30.0], [60.0, 40.0]], "labels": [0, 1]}
+# Head, assignment, losses and decoding of the original P2PNet (ICCV 2021).
+ORIGINAL = {
+    "POINTS_PER_LOCATION": 4,
+    "OFFSET_SCALE": 100.0,
+    "ASSIGNER": "hungarian",
+    "TOPK": 1,
+    "COST_RULE": "probability",
+    "COST_CLASS": 1.0,
+    "COST_DISTANCE": "l2",
+    "COST_POINT": 0.05,
+    "CLASS_LOSS": "cross_entropy",
+    "POINT_LOSS": "l2",
+    "POINT_LOSS_WEIGHT": 2e-4,
+    "NMS_RULE": "none",
+}
 ASSIGNERS = pytest.mark.parametrize("assigner", ["topk", "hungarian"])
 
 
@@ -38,6 +53,11 @@ def _total(losses):
         pytest.param({"NORM": "", "CONV_DIM": 20}, id="no norm"),
         pytest.param({"ASSIGNER": "hungarian", "REFERENCE_OFFSET": 0.0}, id="official"),
         pytest.param({"NMS_RULE": "radius"}, id="radius"),
+        pytest.param(ORIGINAL, id="original"),
+        pytest.param({"CLASS_LOSS": "cross_entropy"}, id="cross-entropy"),
+        pytest.param({"POINT_LOSS": "l2"}, id="L2"),
+        pytest.param({"TOPK": 1, "NMS_RULE": "none"}, id="no NMS"),
+        pytest.param({"COST_RULE": "probability", "COST_DISTANCE": "l2"}, id="cost"),
     ],
 )
 @pytest.mark.parametrize("level", ["p2", "p3"])
@@ -53,7 +73,14 @@ def test_every_setting_trains_and_detects(node, level):
     assert first.pred_points.shape == (len(first), 2)
 
 
-@ASSIGNERS
+@pytest.mark.parametrize(
+    "node",
+    [
+        pytest.param({"ASSIGNER": "topk"}, id="topk"),
+        pytest.param({"ASSIGNER": "hungarian"}, id="hungarian"),
+        pytest.param(ORIGINAL, id="original"),
+    ],
+)
 @pytest.mark.parametrize("num_classes", [1, 3])
 @pytest.mark.parametrize(
     "points",
@@ -64,8 +91,8 @@ def test_every_setting_trains_and_detects(node, level):
         pytest.param([[20.0, 20.0]] * 3, id="three at one place"),
     ],
 )
-def test_odd_images_train(assigner, num_classes, points):
-    model = _model(num_classes=num_classes, ASSIGNER=assigner)
+def test_odd_images_train(node, num_classes, points):
+    model = _model(num_classes=num_classes, **node)
     losses = model([point_input(points, [0] * len(points))])
     assert all(torch.isfinite(loss) for loss in losses.values())
     _total(losses).backward()
@@ -245,6 +272,53 @@ def test_initial_scores_are_the_prior():
     assert logits.sigmoid().mean().item() == pytest.approx(0.01, abs=0.005)
 
 
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_initial_scores_of_the_softmax_add_up_to_the_prior(num_classes):
+    model = _model(
+        num_classes=num_classes, PRIOR_PROB=0.06, CLASS_LOSS="cross_entropy", POINTS_PER_LOCATION=4
+    )
+    assert model.head.cls_score.out_channels == 4 * (num_classes + 1)
+    nn.init.zeros_(model.head.cls_score.weight)
+    with torch.no_grad():
+        logits, _ = model.predict_maps(torch.zeros(1, 3, 64, 64))
+    assert logits.shape == (1, 16 * 16 * 4, num_classes + 1)
+    scores = logits.softmax(dim=-1)
+    torch.testing.assert_close(
+        scores[..., :-1], torch.full_like(scores[..., :-1], 0.06 / num_classes)
+    )
+
+
+@pytest.mark.parametrize(("scale", "moved"), [(0.0, 2.0), (100.0, 50.0)])
+def test_outputs_are_in_cells_or_in_units_of_the_offset_scale(scale, moved):
+    """An output of 0.5 moves a point by half a cell of 4 px, or by half of the scale."""
+    model = _model(OFFSET_SCALE=scale)
+    nn.init.zeros_(model.head.point_offset.weight)
+    model.head.point_offset.bias.data = torch.tensor([0.5, -0.5])
+    with torch.no_grad():
+        _, points = model.predict_maps(torch.zeros(1, 3, 64, 96))
+    references = model.reference_grid((64, 96)).points(points.device)
+    torch.testing.assert_close(
+        points[0] - references, torch.tensor([[moved, -moved]]).expand(384, 2)
+    )
+
+
+def test_no_object_is_no_class_of_a_detection():
+    """Planted maps: one reference of four sees class 1, another one is sure of nothing."""
+    model = _model(NUM_CONVS=0, **ORIGINAL).eval()
+    nn.init.zeros_(model.head.point_offset.weight)
+    nn.init.zeros_(model.head.point_offset.bias)
+    maps = torch.zeros(1, 4, 3, 16, 24)
+    maps[:, :, 2] = 9.0
+    maps[0, 3, :, 7, 5] = torch.tensor([2.0, 7.0, 1.0]).log()
+    model.head.cls_score.forward = lambda feature: maps.flatten(1, 2)
+    with torch.no_grad():
+        found = model([point_input([], [])])[0]["instances"]
+    # The last of the 2 x 2 references of cell (7, 5): three quarters of it, right and down.
+    assert found.pred_points.tolist() == [[5.75 * 4, 7.75 * 4]] * 2
+    assert found.scores.tolist() == pytest.approx([0.7, 0.2])
+    assert found.pred_classes.tolist() == [1, 0]
+
+
 def test_official_head_size():
     """Parameters of the released COCO model's head: two towers of four convs, 80 classes."""
     model = _model(num_classes=80, NUM_CONVS=4, CONV_DIM=256)
@@ -278,6 +352,12 @@ def test_official_head_size():
         ("FOCAL_GAMMA", 0.5),
         ("SMOOTH_L1_BETA", -1.0),
         ("POINT_LOSS_WEIGHT", -1.0),
+        ("OFFSET_SCALE", -1.0),
+        ("COST_RULE", "giou"),
+        ("COST_DISTANCE", "l3"),
+        ("CLASS_LOSS", "hinge"),
+        ("NO_OBJECT_WEIGHT", 0.0),
+        ("POINT_LOSS", "l3"),
         ("LOSS_NORMALIZER", "mean"),
         ("NMS_RULE", "soft"),
         ("SCORE_THRESH", 1.5),
@@ -332,12 +412,13 @@ def test_losses_are_float32_under_autocast(dtype):
     assert losses["loss_cls"].item() == pytest.approx(plain["loss_cls"].item(), rel=0.1)
 
 
-def test_it_learns_to_point_at_drawn_blobs():
+def _blobs(count):
+    """Scenes of two bright blobs, 10 px wide, on grey."""
     generator = torch.Generator().manual_seed(0)
     height, width = 64, 96
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-
-    def scene(seed):
+    scenes = []
+    for seed in range(count):
         centres = torch.tensor([[24.0, 32.0], [68.0, 30.0]])
         centres = centres + torch.randint(-8, 9, (2, 2), generator=generator)
         item = point_input(centres.tolist(), [0, 0], seed=seed)
@@ -345,19 +426,39 @@ def test_it_learns_to_point_at_drawn_blobs():
         for cx, cy in centres.tolist():
             image[((x - cx) ** 2 + (y - cy) ** 2) < 25] = 220.0
         item["image"] = image.to(torch.uint8).expand(3, -1, -1).contiguous()
-        return item
+        scenes.append(item)
+    return scenes
 
-    model = _model(num_classes=1, NMS_RULE="radius", SCORE_THRESH=0.3)
+
+def _train(model, scenes, steps):
+    """Two scenes a step."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    scenes = [scene(i) for i in range(12)]
-    for step in range(40):
+    for step in range(steps):
         optimizer.zero_grad()
-        _total(model([scenes[(2 * step + i) % 12] for i in range(2)])).backward()
+        _total(model([scenes[(2 * step + i) % len(scenes)] for i in range(2)])).backward()
         optimizer.step()
+
+
+def _assert_one_point_per_object(model, scenes, tolerance):
+    """tolerance: largest distance of a point from its object, px."""
     model.eval()
     with torch.no_grad():
         results = [x["instances"] for x in model(scenes)]
     for item, result in zip(scenes, results, strict=True):
         assert len(result) == 2
         distance = torch.cdist(item["instances"].gt_points, result.pred_points).min(dim=1).values
-        assert distance.max() < 2.5
+        assert distance.max() < tolerance
+
+
+def test_it_learns_to_point_at_drawn_blobs():
+    model = _model(num_classes=1, NMS_RULE="radius", SCORE_THRESH=0.3)
+    scenes = _blobs(12)
+    _train(model, scenes, steps=40)
+    _assert_one_point_per_object(model, scenes, tolerance=2.5)
+
+
+def test_the_original_learns_to_give_one_point_per_object_without_nms():
+    model = _model(num_classes=1, level="p3", SCORE_THRESH=0.5, **ORIGINAL)
+    scenes = _blobs(2)
+    _train(model, scenes, steps=150)
+    _assert_one_point_per_object(model, scenes, tolerance=3.0)

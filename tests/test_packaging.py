@@ -121,7 +121,8 @@ def test_extras():
 
 # Import package -> distribution, where the names differ.
 DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python"}
-ADAPTERS = {"dataset_mapper.py", "datasets.py", "evaluators.py"}  # to Detectron2
+# To Detectron2.
+ADAPTERS = {"box_mapper.py", "dataset_mapper.py", "datasets.py", "evaluators.py"}
 
 
 def imported_by(files) -> set[str]:
@@ -142,7 +143,7 @@ def test_a_bare_install_has_what_the_core_imports():
     core = [
         file
         for part in ("data", "evaluation")
-        for file in (PACKAGES["cpr"] / part).glob("*.py")
+        for file in (PACKAGES["cpr"] / part).rglob("*.py")
         if file.name not in ADAPTERS
     ]
     tools = [ROOT / "tools/prepare_points.py", ROOT / "tools/evaluate_points.py"]

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -116,6 +117,18 @@ def test_resize_rules(model_bytes):
     for bad in ("half", 0, -1.0, (3,), True):
         with pytest.raises(InputError, match="resize"):
             PointLocalizer(model_bytes, resize=bad)
+
+
+def test_a_resize_factor_goes_before_the_sizes(model_bytes):
+    model = onnx.load_from_string(model_bytes)
+    for entry in model.metadata_props:
+        if entry.key == "spec":
+            entry.value = json.dumps({**json.loads(entry.value), "resize_factor": 0.75})
+    localizer = PointLocalizer(model.SerializeToString())
+    assert localizer.spec.min_size == 400
+    assert localizer.network_size(720, 1280) == (540, 960)
+    # As training rounds: half a pixel up.
+    assert localizer.network_size(90, 1000) == (68, 750)
 
 
 def test_points_are_in_original_pixels(model_bytes):

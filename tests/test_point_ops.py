@@ -16,6 +16,7 @@ RULES = [
     pytest.param({"rule": "pseudo_box", "size": 16.0, "iou": 0.2, "radius": 0.0}, id="seaperson"),
     pytest.param({"rule": "pseudo_box", "size": 32.0, "iou": 0.01, "radius": 0.0}, id="coco"),
     pytest.param({"rule": "radius", "size": 0.0, "iou": 0.0, "radius": 10.0}, id="radius"),
+    pytest.param({"rule": "none", "size": 16.0, "iou": 0.2, "radius": 10.0}, id="none"),
 ]
 
 

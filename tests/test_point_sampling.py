@@ -12,6 +12,8 @@ from cpr.modeling.point_sampling import (
     inside,
     negative_mask,
     point_bags,
+    rectangle_offsets,
+    rectangle_sides,
     sample_maps,
 )
 
@@ -27,6 +29,41 @@ def test_circle_offsets_ring_counts_and_radii(radius, u0):
     # Angle 0 points to +x, the next point of the first circle goes towards +y (down).
     assert offsets[0].tolist() == [1, 0]
     assert offsets[1][1] > 0
+
+
+@pytest.mark.parametrize("aspect", [1.0, 2.0, 0.5])
+@pytest.mark.parametrize("radius", [2, 5, 8, 40])
+def test_rectangle_has_the_area_of_the_circle(radius, aspect):
+    width, height = rectangle_sides(radius, aspect)
+    assert width * height == pytest.approx(math.pi * radius**2)
+    assert width / height == pytest.approx(aspect)
+    offsets = rectangle_offsets(radius, aspect)
+    # A whole odd number of cells on each side, at most one more or less than the side.
+    columns, rows = (len(offsets[:, axis].unique()) for axis in (0, 1))
+    assert (columns % 2, rows % 2) == (1, 1)
+    assert abs(columns - width) <= 1 and abs(rows - height) <= 1
+    assert len(offsets) == columns * rows
+    rounding = 1 / width + 1 / height + 1 / (width * height)
+    assert len(offsets) == pytest.approx(math.pi * radius**2, rel=rounding)
+
+
+@pytest.mark.parametrize("aspect", [1.0, 2.0, 0.5])
+def test_rectangle_offsets_are_all_whole_cells_inside(aspect):
+    offsets = rectangle_offsets(8, aspect)
+    width, height = rectangle_sides(8, aspect)
+    found = [tuple(offset) for offset in offsets.tolist()]
+    assert len(set(found)) == len(found)
+    assert set(found) == {
+        (float(x), float(y))
+        for x in range(-30, 31)
+        for y in range(-30, 31)
+        if abs(x) <= width / 2 and abs(y) <= height / 2
+    }
+    # Symmetric, and the annotated point is the last.
+    assert set(found) == {(-x, y) for x, y in found} == {(x, -y) for x, y in found}
+    assert found[-1] == (0, 0)
+    turned = rectangle_offsets(8, 1 / aspect)
+    assert set(found) == {(y, x) for x, y in turned.tolist()}
 
 
 def test_bag_is_in_pixels():
@@ -87,8 +124,19 @@ def test_sampling_without_objects_keeps_the_graph():
     assert maps.grad.abs().sum() == 0
 
 
-def _brute_force_negatives(points, labels, batch_index, sizes, num_classes, radius, stride, shape):
+def _brute_force_negatives(
+    points, labels, batch_index, sizes, num_classes, radius, stride, shape, aspect
+):
     height, width = shape
+
+    def is_far(x, y, point):
+        if aspect is None:
+            return math.dist((x, y), point) >= radius * stride
+        # Width and height of the rectangle, in px: of the circle's area, w = aspect * h.
+        area = math.pi * (radius * stride) ** 2
+        half_w, half_h = math.sqrt(area * aspect) / 2, math.sqrt(area / aspect) / 2
+        return abs(x - point[0]) >= half_w or abs(y - point[1]) >= half_h
+
     mask = np.zeros((len(sizes), num_classes, height, width), dtype=bool)
     for b, (pad_h, pad_w) in enumerate(sizes):
         for k in range(num_classes):
@@ -98,13 +146,14 @@ def _brute_force_negatives(points, labels, batch_index, sizes, num_classes, radi
             for i in range(height):
                 for j in range(width):
                     x, y = (j + 0.5) * stride, (i + 0.5) * stride
-                    far = all(math.dist((x, y), p) >= radius * stride for p in own)
+                    far = all(is_far(x, y, p) for p in own)
                     mask[b, k, i, j] = far and x < pad_w and y < pad_h
     return mask
 
 
+@pytest.mark.parametrize("aspect", [None, 1.0, 2.0, 0.5])
 @pytest.mark.parametrize("seed", range(5))
-def test_negatives_equal_brute_force(seed):
+def test_negatives_equal_brute_force(seed, aspect):
     rng = np.random.default_rng(seed)
     num_classes, stride, radius, shape = 3, 8, 2, (9, 11)
     counts = [int(n) for n in rng.integers(0, 6, size=3)]
@@ -123,9 +172,10 @@ def test_negatives_equal_brute_force(seed):
         radius=radius,
         stride=stride,
         map_size=shape,
+        aspect=aspect,
     )
     expected = _brute_force_negatives(
-        points.tolist(), labels, batch_index, sizes, num_classes, radius, stride, shape
+        points.tolist(), labels, batch_index, sizes, num_classes, radius, stride, shape, aspect
     )
     np.testing.assert_array_equal(mask, expected)
 

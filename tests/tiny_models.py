@@ -2,7 +2,7 @@
 
 import torch
 from detectron2.config import get_cfg
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 
 from cpr.config import add_cpr_config
 
@@ -34,6 +34,11 @@ def tiny_cfg(meta_architecture: str, *, num_classes: int = 2, level: str = "p2",
         node.NUM_CONVS = 1
         node.CONV_DIM = 32
     cfg.MODEL.CPRNET.RADIUS = 2
+    cfg.MODEL.REPPOINTS.NUM_CLASSES = num_classes
+    cfg.MODEL.REPPOINTS.IN_FEATURES = [level]
+    cfg.MODEL.REPPOINTS.NUM_CONVS = 1
+    cfg.MODEL.REPPOINTS.CONV_DIM = 32
+    cfg.MODEL.REPPOINTS.POINT_CONV_DIM = 32
     cfg.merge_from_list([item for pair in overrides.items() for item in pair])
     return cfg
 
@@ -56,3 +61,11 @@ def point_input(points, labels, *, size=(64, 96), seed=0, regions=(), original=N
         "instances": instances,
         "ignore_regions": torch.tensor(regions, dtype=torch.float32).reshape(-1, 4),
     }
+
+
+def box_input(boxes, labels, **settings):
+    """As `point_input`, annotated with boxes (x1, y1, x2, y2) and their centres."""
+    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    item = point_input(((boxes[:, :2] + boxes[:, 2:]) / 2).tolist(), labels, **settings)
+    item["instances"].gt_boxes = Boxes(boxes)
+    return item

@@ -42,8 +42,8 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from cpr.demo.pipeline import DemoSettings, run_steps
-    from cpr.demo.scheduler import StepFailed
     from cpr.demo.summary import build_summary, format_summary, write_report, write_summary
+    from cpr.scheduler import StepFailed
 
     settings = DemoSettings(
         root=ROOT,

@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""Predicts the points of objects in images, with a trained P2PNet or an exported ONNX model.
+"""Predicts the points of objects in images, with a trained localizer or an exported ONNX model.
 
     python tools/predict_points.py --config-file F --weights model_final.pth \\
         --annotations val.json --image-root images --output det.json
     python tools/predict_points.py --model model.onnx --images folder --output det.json
 
-Writes a list of {image_id, category_id, point, score}, points in px of the image. With --images,
+Writes a list of {image_id, category_id, point, score}, points in px of the image. Those of a box
+detector are the centres of its boxes, which each entry has as bbox [x, y, w, h]. With --images,
 which knows no ids, images are numbered by name from 1 and each entry also has its file_name.
 """
 
@@ -20,8 +21,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", metavar="FILE", help="config of P2PNet")
-    parser.add_argument("--weights", metavar="FILE", help="trained P2PNet")
+    parser.add_argument("--config-file", metavar="FILE", help="config of P2PNet or a box detector")
+    parser.add_argument("--weights", metavar="FILE", help="trained localizer")
     parser.add_argument("--model", metavar="FILE", help="ONNX file of deploy/export_onnx.py")
     parser.add_argument(
         "--provider", default="CPUExecutionProvider", help="ONNX Runtime's, for --model"
@@ -57,14 +58,16 @@ def main() -> None:
 
 
 def predict_eager(args: argparse.Namespace) -> list[dict]:
+    from cpr.architectures import check_localizer, num_classes
     from cpr.data.image_folder import list_images
     from cpr.engine import build_cfg
     from cpr.inference import dataset_dicts, load_model, predict
 
     cfg = build_cfg(args.config_file, args.opts)
+    check_localizer(cfg)
     if args.annotations:
         images, classes = dataset_dicts(cfg, args.annotations, args.image_root)
-    model, metadata = load_model(cfg, args.weights, architecture="P2PNet")
+    model, metadata = load_model(cfg, args.weights)
     if args.images:
         category_ids = metadata.get("category_ids")
         images = [
@@ -79,11 +82,12 @@ def predict_eager(args: argparse.Namespace) -> list[dict]:
     else:
         ids = dict(zip(classes["class_names"], classes["category_ids"], strict=True))
         category_ids = match_classes(metadata.get("class_names") or [*ids], ids, args.annotations)
-    category_ids = category_ids or numbered(cfg.MODEL.P2PNET.NUM_CLASSES)
-    if len(category_ids) != cfg.MODEL.P2PNET.NUM_CLASSES:
+    _, classes_of_model = num_classes(cfg)
+    category_ids = category_ids or numbered(classes_of_model)
+    if len(category_ids) != classes_of_model:
         raise InputError(
             f"{args.weights}: names {len(category_ids)} categories for a network of"
-            f" {cfg.MODEL.P2PNET.NUM_CLASSES} classes. Give the checkpoint of another training."
+            f" {classes_of_model} classes. Give the checkpoint of another training."
         )
     return predict(model, cfg, images, category_ids)
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env python
-"""Trains or evaluates CPRNet or P2PNet as a config file says.
+"""Trains or evaluates CPRNet, P2PNet or a box detector as a config file says.
 
     python tools/train_net.py --config-file configs/Base-P2PNet.yaml \\
         DATASETS.TRAIN points:train.json@images DATASETS.TEST points:val.json@images \\
         MODEL.P2PNET.NUM_CLASSES 4 OUTPUT_DIR output/run \\
         MODEL.WEIGHTS detectron2://ImageNetPretrained/torchvision/R-50.pkl
 
-OUTPUT_DIR then holds model_final.pth, the logs and the evaluation.
+Box detectors learn pseudo boxes around the points; boxes:train.json@images has them learn the true
+boxes. OUTPUT_DIR then holds model_final.pth, the logs and the evaluation.
 """
 
 import argparse

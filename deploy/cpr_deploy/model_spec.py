@@ -42,6 +42,7 @@ class ModelSpec:
     pre_nms_topk: int
     max_candidates: int
     max_dets: int
+    # As in `point_nms`; "none": the points of the graph passed no NMS.
     nms_rule: str
     nms_size: float
     nms_iou: float
@@ -56,6 +57,8 @@ class ModelSpec:
     weights_sha256: str = ""
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     coordinates: str = COORDINATES
+    # Above 0 it is the recommended resize: network px per original px; `min_size` does not count.
+    resize_factor: float = 0.0
 
     @property
     def dynamic_size(self) -> bool:
@@ -119,3 +122,5 @@ class ModelSpec:
             raise ValueError("pad_bgr")
         if not 0 <= self.score_thresh <= 1 or self.min_size < 0 or self.max_size < 0:
             raise ValueError("score_thresh, min_size or max_size")
+        if not 0 <= self.resize_factor < 1 << 10:
+            raise ValueError("resize_factor")

@@ -122,6 +122,8 @@ class PointLocalizer:
         factor = 1.0
         if isinstance(self.resize, float):
             factor = self.resize
+        elif self.resize == "test" and self.spec.resize_factor > 0:
+            factor = self.spec.resize_factor
         elif self.resize != "none":
             sides = (self.spec.min_size, self.spec.max_size)
             min_size, max_size = sides if self.resize == "test" else self.resize

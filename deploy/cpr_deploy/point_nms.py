@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-RULES = ("pseudo_box", "radius")
+RULES = ("pseudo_box", "radius", "none")
 
 
 def points_conflict(
@@ -19,13 +19,16 @@ def points_conflict(
     """Whether points that lie `dx`, `dy` px apart exclude each other; boolean, shape of `dx`.
 
     "pseudo_box": squares of side `size` around them overlap by an IoU above `iou`, that is
-    (size - |dx|)(size - |dy|) > 2 size^2 iou / (1 + iou). "radius": closer than `radius`.
+    (size - |dx|)(size - |dy|) > 2 size^2 iou / (1 + iou). "radius": closer than `radius`. "none":
+    never, for networks trained to give one point per object.
     """
     if rule == "pseudo_box":
         overlap = np.maximum(size - np.abs(dx), 0) * np.maximum(size - np.abs(dy), 0)
         return overlap > 2 * size**2 * iou / (1 + iou)
     if rule == "radius":
         return dx**2 + dy**2 < radius**2
+    if rule == "none":
+        return np.zeros(np.broadcast_shapes(np.shape(dx), np.shape(dy)), dtype=bool)
     raise ValueError(f"NMS rule {rule!r}: one of {RULES} is needed")
 
 
@@ -53,6 +56,8 @@ def point_nms(
     if not np.isfinite(points).all() or np.isnan(scores).any():
         raise ValueError("points must be finite and scores must not be NaN")
     order = np.argsort(-scores, kind="stable")
+    if rule == "none":
+        return order
     settings = {"rule": rule, "size": size, "iou": iou, "radius": radius}
     kept = np.zeros(len(points), dtype=bool)
     for label in np.unique(labels):

@@ -3,15 +3,15 @@
 import numpy as np
 import torch
 
+from cpr.modeling.class_scores import class_scores
 from cpr.modeling.decoding import DecodeSettings, decode_points, decode_tiles
 from cpr.modeling.distributed import count_normalizer
-from cpr.modeling.losses_p2p import p2p_losses
+from cpr.modeling.losses_p2p import LossSettings, p2p_losses
 from cpr.modeling.matcher import CostSettings, assignment_cost, hungarian_topk_assign
 from cpr.modeling.reference_grid import ReferenceGrid, maps_to_references
 
 OFFICIAL_COST = CostSettings(class_weight=2.0, point_weight=0.1, alpha=0.25, gamma=2.0)
-OFFICIAL_BETA = 1 / 9
-OFFICIAL_POINT_WEIGHT = 0.5
+OFFICIAL_LOSS = LossSettings(alpha=0.25, gamma=2.0, beta=1 / 9, point_weight=0.5)
 BACKGROUND, NOT_VALID = -1, -2
 
 
@@ -48,9 +48,10 @@ def check_p2p_assignment(case):
         [label for image in images for label in image["gt_labels"]], dtype=torch.long
     )
 
-    _check_costs(case, logits, points, valid, gt_points.split(counts), gt_labels.split(counts))
+    scores = class_scores(logits.detach(), "focal")
+    _check_costs(case, scores, points, valid, gt_points.split(counts), gt_labels.split(counts))
     assigned = hungarian_topk_assign(
-        logits, points, valid, gt_points, gt_labels, counts, k=case["topk"], cost=OFFICIAL_COST
+        scores, points, valid, gt_points, gt_labels, counts, k=case["topk"], cost=OFFICIAL_COST
     )
     starts = torch.tensor([0, *counts[:-1]]).cumsum(0)[:, None]
     own = torch.where(assigned >= 0, assigned - starts, BACKGROUND)
@@ -65,10 +66,7 @@ def check_p2p_assignment(case):
         gt_points,
         gt_labels,
         stride=stride,
-        alpha=OFFICIAL_COST.alpha,
-        gamma=OFFICIAL_COST.gamma,
-        beta=OFFICIAL_BETA,
-        point_weight=OFFICIAL_POINT_WEIGHT,
+        settings=OFFICIAL_LOSS,
         normalizer=count_normalizer("local"),
     )
     _close(losses["loss_cls"].detach(), case["loss_cls"], rtol=1e-5, atol=1e-6)
@@ -79,11 +77,11 @@ def check_p2p_assignment(case):
     _close(cls_maps.grad.abs().sum(), case["grad_cls_logits_abs_sum"], rtol=1e-4)
 
 
-def _check_costs(case, logits, points, valid, gt_points, gt_labels):
+def _check_costs(case, scores, points, valid, gt_points, gt_labels):
     """The two parts of the cost, of valid locations."""
     for i, image in enumerate(case["images"]):
         pairs = (
-            logits[i, valid[i]][:, gt_labels[i]],
+            scores[i, valid[i]][:, gt_labels[i]],
             points[i, valid[i], None],
             gt_points[i],
         )

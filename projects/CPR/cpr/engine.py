@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -43,9 +43,15 @@ from cpr_deploy.files import InputError, check_output_folder, explain
 
 from .checkpoint import PointCheckpointer
 from .config import add_cpr_config
-from .data.dataset_mapper import PointDatasetMapper, plain_worker_errors, without_worker
-from .data.datasets import PREFIX, ensure_registered, parse_spec
-from .evaluation.evaluators import PointEvaluator, RefinementEvaluator, check_point_settings
+from .data.box_mapper import build_mapper
+from .data.dataset_mapper import plain_worker_errors, without_worker
+from .data.datasets import ensure_registered, is_spec, parse_spec
+from .evaluation.evaluators import (
+    PointEvaluator,
+    RefinementEvaluator,
+    check_box_settings,
+    check_point_settings,
+)
 from .hooks import RSV_CURVE, Diagnostics, RSVCurve
 from .launch import create_ddp_model, launch
 from .solver import build_optimizer
@@ -59,9 +65,14 @@ AUTO_DEVICE = "auto"
 
 
 def build_cfg(
-    config_file: str | os.PathLike = "", opts: list[str] | tuple[str, ...] = ()
+    config_file: str | os.PathLike = "",
+    opts: list[str] | tuple[str, ...] = (),
+    *,
+    extend: Callable[[CfgNode], None] | None = None,
 ) -> CfgNode:
     """The full config: defaults, then `config_file`, then `opts` (KEY VALUE KEY VALUE ...).
+
+    `extend` adds keys to the defaults, in place.
 
     MODEL.DEVICE is "cuda" if there is a GPU, else "cpu", unless it is set. MODEL.WEIGHTS is None
     unless it is set; Detectron2's default "" would start from random weights without a word.
@@ -71,6 +82,8 @@ def build_cfg(
     """
     cfg = get_cfg()
     add_cpr_config(cfg)
+    if extend is not None:
+        extend(cfg)
     cfg.MODEL.DEVICE = AUTO_DEVICE
     cfg.MODEL.WEIGHTS = None
     if config_file and not Path(config_file).is_file():
@@ -130,9 +143,7 @@ def _with_tuples(opts: Iterable[str]) -> list:
     """A single data set may be given as it is, without the brackets of a tuple."""
     opts = list(opts)
     return [
-        (value,)
-        if key in ("DATASETS.TRAIN", "DATASETS.TEST") and str(value).startswith(PREFIX)
-        else value
+        (value,) if key in ("DATASETS.TRAIN", "DATASETS.TEST") and is_spec(str(value)) else value
         for key, value in zip(["", *opts], opts, strict=False)
     ]
 
@@ -142,6 +153,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = build_cfg(args.config_file, args.opts)
     _check_complete(cfg, resume=args.resume, eval_only=args.eval_only)
     check_point_settings(cfg.TEST.POINTS)
+    check_box_settings(cfg)
     check_output_folder(cfg.OUTPUT_DIR)
     # A log file that cannot be written must not drown the reason in tracebacks.
     logging.raiseExceptions = False
@@ -232,7 +244,7 @@ class ResumableSampler(TrainingSampler):
 
 
 class Trainer(DefaultTrainer):
-    """Trains CPRNet or P2PNet as a config says; see `DefaultTrainer` for its use.
+    """Trains CPRNet or a localizer as a config says; see `DefaultTrainer` for its use.
 
     Beyond Detectron2's trainer: point mapper and evaluators, Adam and AdamW, clipping of the whole
     model's gradient, several CPU processes, resuming in the middle of the stream of images,
@@ -281,7 +293,8 @@ class Trainer(DefaultTrainer):
         ret = super().build_hooks()
         ours: list[HookBase] = [Diagnostics()]
         if self.cfg.MODEL.META_ARCHITECTURE == "CPRNet" and comm.is_main_process():
-            ours.append(RSVCurve(self.cfg.OUTPUT_DIR))
+            folder = inference_dir(self.cfg, next(iter(self.cfg.DATASETS.TEST), ""))
+            ours.append(RSVCurve(self.cfg.OUTPUT_DIR, folder / "refined.json"))
         # Before the writers, which come last on the main process.
         at = len(ret) - 1 if isinstance(ret[-1], hooks.PeriodicWriter) else len(ret)
         return [*ret[:at], *ours, *ret[at:]]
@@ -307,12 +320,12 @@ class Trainer(DefaultTrainer):
         if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler":
             seed = cfg.SEED if cfg.SEED >= 0 else None
             sampler = ResumableSampler(len(images), seed=seed, start=start)
-        mapper = PointDatasetMapper(cfg, is_train=True)
+        mapper = build_mapper(cfg, is_train=True)
         return build_detection_train_loader(cfg, mapper=mapper, dataset=images, sampler=sampler)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
-        mapper = PointDatasetMapper(cfg, is_train=False)
+        mapper = build_mapper(cfg, is_train=False)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
@@ -340,7 +353,7 @@ def inference_dir(cfg: CfgNode, dataset_name: str) -> Path:
     names = list(cfg.DATASETS.TEST)
     if len(names) < 2:
         return folder
-    stem = parse_spec(dataset_name)[0] if dataset_name.startswith(PREFIX) else dataset_name
+    stem = parse_spec(dataset_name)[0] if is_spec(dataset_name) else dataset_name
     return folder / f"{names.index(dataset_name)}_{Path(stem).stem}"
 
 

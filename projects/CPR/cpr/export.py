@@ -246,6 +246,7 @@ def _spec(
         pad_bgr=tuple(min(255, max(0, round(value))) for value in mean),
         min_size=int(cfg.INPUT.MIN_SIZE_TEST),
         max_size=int(cfg.INPUT.MAX_SIZE_TEST),
+        resize_factor=float(cfg.INPUT.SCALE),
         score_thresh=float(decode.score_thresh),
         pre_nms_topk=graph.pre_nms_topk,
         max_candidates=graph.max_candidates,

@@ -17,6 +17,7 @@ from torch import nn
 
 from cpr_deploy.model_spec import FLAG_CANDIDATES_OVERFLOWED, FLAG_NMS_NOT_CONVERGED
 
+from .modeling.class_scores import class_scores
 from .modeling.point_ops import points_conflict
 
 SIZE_MULTIPLE = 32
@@ -64,14 +65,15 @@ class PointLocalizerGraph(nn.Module):
     def forward(self, images: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, ...]:
         height, width = images.shape[1], images.shape[2]
         logits, points = self.model.predict_maps(self.normalize(images))
-        chosen, exists, hidden = self._best_locations(logits, height, width)
-        logits = torch.gather(logits, 1, chosen[..., None].expand(-1, -1, self.num_classes))
+        scores = class_scores(logits, self.model.decode.class_loss)
+        chosen, exists, hidden = self._best_locations(scores, height, width)
+        scores = torch.gather(scores, 1, chosen[..., None].expand(-1, -1, self.num_classes))
+        scores = scores * exists[..., None]
         points = torch.gather(points, 1, chosen[..., None].expand(-1, -1, 2))
         # A size as a tensor: traced exports would freeze a plain number.
         far = torch.stack([torch.full((), side, dtype=points.dtype) for side in (width, height)])
         points = torch.minimum(points.clamp(min=0), far)
         points = points / scale[:, None]
-        scores = logits.float().sigmoid() * exists[..., None]
 
         points, scores, labels, too_many = self._candidates(points, scores)
         keep, changed = self._nms(points, labels)
@@ -100,7 +102,7 @@ class PointLocalizerGraph(nn.Module):
         return (x.float() - mean) / std
 
     def _best_locations(
-        self, logits: torch.Tensor, height: int, width: int
+        self, scores: torch.Tensor, height: int, width: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The N locations with the best class score, in two steps.
 
@@ -111,7 +113,7 @@ class PointLocalizerGraph(nn.Module):
         Returns location numbers (B, N) int64, float32 1 where there is one (grids may be smaller
         than N) else 0, and a bound (B,) of the scores that a full chunk could not pass on, or 0.
         """
-        batch, count = logits.shape[0], self.pre_nms_topk
+        batch, count = scores.shape[0], self.pre_nms_topk
         cells = SIZE_MULTIPLE // self.model.stride
         rows, columns = height // SIZE_MULTIPLE, width // SIZE_MULTIPLE
         per_location = int(self.model.points_per_location)
@@ -122,8 +124,8 @@ class PointLocalizerGraph(nn.Module):
             blocks = x.reshape(-1, rows, cells, columns, cells, per_location)
             return blocks.permute(0, 2, 4, 5, 1, 3).reshape(-1, chunks, rows * columns)
 
-        best = deal(logits.float().amax(dim=-1))
-        numbers = deal(torch.arange(logits.shape[1], device=logits.device)[None])
+        best = deal(scores.amax(dim=-1))
+        numbers = deal(torch.arange(scores.shape[1], device=scores.device)[None])
         # Small grids have fewer locations than are asked for: fill up with non-existing ones.
         best = torch.cat([best, best.new_full((batch, chunks, from_chunk), -torch.inf)], dim=2)
         numbers = torch.cat([numbers, numbers.new_zeros((1, chunks, from_chunk))], dim=2)
@@ -133,7 +135,7 @@ class PointLocalizerGraph(nn.Module):
         chosen = torch.gather(numbers.reshape(batch, -1), 1, place)
         # A chunk whose weakest passed location is better than the weakest of the N may hide more.
         weakest = passed[:, :, -1]
-        hidden = torch.where(weakest > top[:, -1:], weakest.sigmoid(), 0).amax(dim=1)
+        hidden = torch.where(weakest > top[:, -1:], weakest, 0).amax(dim=1)
         return chosen, (top > -torch.inf).float(), hidden
 
     def _candidates(
@@ -153,6 +155,9 @@ class PointLocalizerGraph(nn.Module):
 
         Returns keep (B, M) float32 0/1, and what the last round still changed (B, M) bool.
         """
+        if self.model.decode.nms_rule == "none":
+            keep = torch.ones_like(points[..., 0])
+            return keep, torch.zeros_like(keep, dtype=torch.bool)
         conflict = points_conflict(points[:, :, None], points[:, None], **self.model.decode.nms)
         rank = torch.arange(self.max_candidates, device=points.device)
         conflict = conflict & (labels[:, :, None] == labels[:, None, :])

@@ -14,6 +14,7 @@ from cpr_deploy.model_spec import ModelSpec
 from cpr_deploy.onnx_check import check_onnx
 
 from .export_graph import PointLocalizerGraph
+from .modeling.class_scores import class_scores
 
 # A point of eager and ONNX is the same one if class, place and score agree to this.
 POINT_TOLERANCE_PX = 0.05
@@ -159,7 +160,8 @@ def _comparison_threshold(
     """
     model = graph.model
     inputs = torch.from_numpy(images), torch.from_numpy(scales)
-    scores = model.predict_maps(graph.normalize(inputs[0]))[0].float().sigmoid().flatten(1)
+    logits, _ = model.predict_maps(graph.normalize(inputs[0]))
+    scores = class_scores(logits, model.decode.class_loss).flatten(1)
     for count in (*COMPARED_CANDIDATES, 0):
         thresh = model.decode.score_thresh
         if count:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from detectron2.engine import HookBase
 from torch.nn.parallel import DistributedDataParallel
 
-from cpr_deploy.files import read_json, write_json
+from cpr_deploy.files import atomic_path, read_json, write_json
 
 # Iterations between two writes of the networks' diagnostics, each of which waits for the device.
 DIAGNOSTICS_PERIOD = 20
 RSV_CURVE = "rsv_curve.json"
+REFINED_DURING_TRAINING = "refined_during_training"
 
 
 class Diagnostics(HookBase):
@@ -32,11 +34,17 @@ class RSVCurve(HookBase):
     """Keeps the curve of Fig. 6, RSV over training, in `output_dir`/rsv_curve.json.
 
     The file holds a list with a dict per evaluation: iteration, epoch, dataset, and the values of
-    `RefinementEvaluator` (rsv_coarse, rsv_refined, inside_coarse, inside_refined, ...).
+    `RefinementEvaluator` (rsv_coarse, rsv_refined, inside_coarse, inside_refined, ...). For the
+    first data set it also names `points`, a copy of the refined points of that time beside it.
+
+    Args:
+        output_dir: OUTPUT_DIR.
+        refined: point JSON that the evaluation of the first data set leaves.
     """
 
-    def __init__(self, output_dir: str | os.PathLike) -> None:
+    def __init__(self, output_dir: str | os.PathLike, refined: Path) -> None:
         self.path = Path(output_dir) / RSV_CURVE
+        self.refined = refined
         self._seen: object = None
 
     def before_train(self) -> None:
@@ -65,5 +73,11 @@ class RSVCurve(HookBase):
                 # NaN (no boxes to compare with) is not JSON.
                 **{key: value for key, value in result["refinement"].items() if value == value},
             }
+            if name == names[0] and self.refined.exists():
+                entry["points"] = f"{REFINED_DURING_TRAINING}/{iteration}.json"
+                copy = self.path.parent / entry["points"]
+                copy.parent.mkdir(exist_ok=True)
+                with atomic_path(copy) as temporary:
+                    shutil.copyfile(self.refined, temporary)
             self.curve.append(entry)
         write_json(self.path, self.curve, indent=1)

@@ -15,7 +15,8 @@ from tqdm import tqdm
 from cpr_deploy.files import InputError
 
 from .checkpoint import PointCheckpointer
-from .data.dataset_mapper import PointDatasetMapper, plain_worker_errors
+from .data.box_mapper import build_mapper
+from .data.dataset_mapper import plain_worker_errors
 from .data.datasets import ensure_registered, make_spec
 from .engine import build_network
 from .evaluation.evaluators import detections_of, refinements_of
@@ -89,7 +90,7 @@ def refine(
 def predict(
     model: nn.Module, cfg: CfgNode, images: list[dict], category_ids: list[int]
 ) -> list[dict]:
-    """Detections of P2PNet on `images` as entries of the detections JSON."""
+    """Detections of a localizer on `images`: `evaluators.detections_of` all of them."""
     detections = []
     for inputs, output in _outputs(model, cfg, images, "predicting"):
         detections += detections_of(inputs["image_id"], output["instances"], category_ids)
@@ -104,7 +105,7 @@ def _outputs(
         return
     loader = build_detection_test_loader(
         dataset=images,
-        mapper=PointDatasetMapper(cfg, is_train=False),
+        mapper=build_mapper(cfg, is_train=False),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
     with torch.inference_mode(), plain_worker_errors():

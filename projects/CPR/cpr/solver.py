@@ -26,6 +26,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+        lr_factor_func=lambda name: (
+            solver.BACKBONE_MULTIPLIER if name.startswith("backbone.bottom_up") else 1.0
+        ),
     )
     if solver.OPTIMIZER == "SGD":
         optimizer = torch.optim.SGD(

@@ -78,6 +78,20 @@ def without_worker(text: str) -> str:
     return plain.strip() if wrapped else text
 
 
+class ResizeByFactor(T.Augmentation):
+    """Resizes every image by the same factor, to whole px of at least 1."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        height, width = image.shape[:2]
+        # Rounded as `PointLocalizer.network_size` does.
+        new = (max(1, int(side * self.factor + 0.5)) for side in (height, width))
+        return T.ResizeTransform(height, width, *new)
+
+
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     """Detectron2's crop, flips and resize as the config's INPUT asks for them.
 
@@ -91,8 +105,20 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
         raise InputError(
             f"INPUT.MIN_SIZE_{which}, MAX_SIZE_{which} {sizes}: give 0 px (as it is) or more."
         )
+    if cfg.INPUT.SCALE < 0:
+        raise InputError(f"INPUT.SCALE is {cfg.INPUT.SCALE}: give a factor, or 0 for MIN_SIZE.")
+    if cfg.INPUT.SCALE:
+        resize: T.Augmentation = ResizeByFactor(cfg.INPUT.SCALE)
+    elif is_train:
+        resize = T.ResizeShortestEdge(
+            cfg.INPUT.MIN_SIZE_TRAIN,
+            cfg.INPUT.MAX_SIZE_TRAIN,
+            cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING,
+        )
+    else:
+        resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")
     if not is_train:
-        return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
+        return [resize]
     if cfg.INPUT.RANDOM_FLIP not in FLIPS:
         raise InputError(
             f"INPUT.RANDOM_FLIP is {cfg.INPUT.RANDOM_FLIP!r}: use one of {', '.join(FLIPS)}."
@@ -105,14 +131,7 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
         augmentations.append(
             T.RandomFlip(horizontal=direction == "horizontal", vertical=direction == "vertical")
         )
-    augmentations.append(
-        T.ResizeShortestEdge(
-            cfg.INPUT.MIN_SIZE_TRAIN,
-            cfg.INPUT.MAX_SIZE_TRAIN,
-            cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING,
-        )
-    )
-    return augmentations
+    return [*augmentations, resize]
 
 
 class PointDatasetMapper:
@@ -150,28 +169,15 @@ class PointDatasetMapper:
     def __call__(self, dataset_dict: dict) -> dict:
         """Raises InputError if the image cannot be read or differs from its record."""
         result = copy.copy(dataset_dict)
-        annotations = [a for a in result.pop("annotations", []) if "point" in a]
+        annotations = result.pop("annotations", [])
         regions = np.asarray(result.pop("ignore_regions", ()), dtype=np.float64).reshape(-1, 4)
 
         augmented = T.AugInput(read_image(result, self.image_format))
         transforms = self.augmentations(augmented)
         height, width = size = augmented.image.shape[:2]
+        result["instances"] = self.targets(annotations, transforms, size)
         # A copy in channel order C x H x W; flips leave a view with negative strides.
         result["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
-
-        points = np.array([a["point"] for a in annotations], dtype=np.float64).reshape(-1, 2)
-        # In continuous coordinates a flip is x' = w - x and a resize x' = x * w' / w, which is what
-        # Detectron2's apply_coords does: no half pixel is to be added.
-        points = transforms.apply_coords(points)
-        keep = (
-            (points >= -BORDER_TOLERANCE) & (points <= np.array([width, height]) + BORDER_TOLERANCE)
-        ).all(axis=1)
-        instances = Instances(size)
-        instances.gt_points = torch.from_numpy(points[keep].astype(np.float32))
-        for field, key in (("gt_classes", "category_id"), ("gt_ids", "id")):
-            values = np.array([a[key] for a in annotations], dtype=np.int64)
-            instances.set(field, torch.from_numpy(values[keep]))
-        result["instances"] = instances
 
         if len(regions):
             regions = transforms.apply_box(regions).clip(min=0)
@@ -179,3 +185,32 @@ class PointDatasetMapper:
             regions = regions[(regions[:, 2] > regions[:, 0]) & (regions[:, 3] > regions[:, 1])]
         result["ignore_regions"] = torch.from_numpy(regions.astype(np.float32))
         return result
+
+    def targets(
+        self, annotations: list[dict], transforms: T.TransformList, size: tuple[int, int]
+    ) -> Instances:
+        """What the network is to find in an image that was augmented to `size` (height, width)."""
+        annotations = [a for a in annotations if "point" in a]
+        points = np.array([a["point"] for a in annotations], dtype=np.float64).reshape(-1, 2)
+        # In continuous coordinates a flip is x' = w - x and a resize x' = x * w' / w, which is what
+        # Detectron2's apply_coords does: no half pixel is to be added.
+        points = transforms.apply_coords(points)
+        return make_instances(annotations, points, is_inside(points, size), size)
+
+
+def is_inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(N,) bool: which (N, 2) points lie in an image of `size` (height, width) or on its border."""
+    limits = np.array([size[1], size[0]])
+    return ((points >= -BORDER_TOLERANCE) & (points <= limits + BORDER_TOLERANCE)).all(axis=1)
+
+
+def make_instances(
+    annotations: list[dict], points: np.ndarray, keep: np.ndarray, size: tuple[int, int]
+) -> Instances:
+    """Instances with gt_points, gt_classes and gt_ids of those `annotations` that `keep` marks."""
+    instances = Instances(size)
+    instances.gt_points = torch.from_numpy(points[keep].astype(np.float32))
+    for field, key in (("gt_classes", "category_id"), ("gt_ids", "id")):
+        values = np.array([a[key] for a in annotations], dtype=np.int64)
+        instances.set(field, torch.from_numpy(values[keep]))
+    return instances

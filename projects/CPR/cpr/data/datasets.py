@@ -2,6 +2,8 @@
 
 A data set needs no code: "points:annotations.json@images" in DATASETS.TRAIN or DATASETS.TEST names
 a point JSON and its image folder (relative paths start at the working directory).
+"boxes:annotations.json@images" is the same with the objects' true boxes in place of their points,
+for box detectors: the upper bound of what they reach on points.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from cpr_deploy.files import InputError
 
+from ..architectures import REFINER, is_box_detector, num_classes
 from .point_json import (
     category_index,
     check_image_root,
@@ -27,7 +30,13 @@ from .point_json import (
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "points:"
+POINTS = "points:"
+BOXES = "boxes:"
+
+
+def is_spec(name: str) -> bool:
+    """Whether the name of a data set says what it is, instead of being registered by other code."""
+    return name.startswith((POINTS, BOXES))
 
 
 def parse_spec(spec: str) -> tuple[str, str]:
@@ -36,22 +45,23 @@ def parse_spec(spec: str) -> tuple[str, str]:
     Raises:
         InputError: if `spec` has another form.
     """
-    json_file, separator, image_root = spec.removeprefix(PREFIX).rpartition("@")
+    paths = spec.removeprefix(POINTS).removeprefix(BOXES)
+    json_file, separator, image_root = paths.rpartition("@")
     if ".json@" in spec:
         # An "@" may also occur further on, in the name of the image folder.
-        json_file, separator, image_root = spec.removeprefix(PREFIX).partition(".json@")
+        json_file, separator, image_root = paths.partition(".json@")
         json_file += ".json"
-    if not spec.startswith(PREFIX) or not separator or not json_file or not image_root:
+    if not is_spec(spec) or not separator or not json_file or not image_root:
         raise InputError(
-            f"{spec!r} is not a data set: write points:annotations.json@image_folder in"
-            " DATASETS.TRAIN and DATASETS.TEST, or register the name with Detectron2."
+            f"{spec!r} is not a data set: write points:annotations.json@image_folder (true boxes:"
+            " boxes:...) in DATASETS.TRAIN and DATASETS.TEST, or register the name with Detectron2."
         )
     return json_file, image_root
 
 
 def make_spec(json_file: str | os.PathLike, image_root: str | os.PathLike) -> str:
     """The data set name of a point JSON and its image folder, for DATASETS.TRAIN and TEST."""
-    return f"{PREFIX}{json_file}@{image_root}"
+    return f"{POINTS}{json_file}@{image_root}"
 
 
 @functools.lru_cache(maxsize=4)
@@ -72,18 +82,22 @@ def load_dataset(json_file: str | os.PathLike) -> dict:
     return _load_cached(json_file, stat.st_mtime_ns, stat.st_size)
 
 
-def to_dataset_dicts(dataset: dict, image_root: str | os.PathLike) -> list[dict]:
+def to_dataset_dicts(
+    dataset: dict, image_root: str | os.PathLike, *, boxes: bool = False
+) -> list[dict]:
     """A point JSON as Detectron2's list of dicts, one for each image.
 
     Args:
         dataset: what `load_dataset` returns.
         image_root: folder of the images.
+        boxes: pass on the objects' boxes instead of their points.
 
     Returns:
         dicts with file_name, image_id, height, width, "annotations" (id, category_id = contiguous
         class, and point, float64 (2,), original px, where there is one) of the objects that are
         not ignored, and "ignore_regions" (G, 4), x1 y1 x2 y2 original px: the boxes of the ignored
-        and crowd annotations. No other box is passed on, so none can reach the training.
+        and crowd annotations. No other box is passed on, so none can reach the training, unless
+        `boxes` asks for them: then bbox, float64 (4,), x1 y1 x2 y2, takes the place of point.
 
     Raises:
         InputError: if an image file is missing or lies outside `image_root`.
@@ -98,7 +112,10 @@ def to_dataset_dicts(dataset: dict, image_root: str | os.PathLike) -> list[dict]
                 regions.append((x, y, x + width, y + height))
             continue
         record = {"id": annotation["id"], "category_id": labels[annotation["category_id"]]}
-        if annotation.get("point") is not None:
+        if boxes and annotation.get("bbox") is not None:
+            x, y, width, height = annotation["bbox"]
+            record["bbox"] = np.array([x, y, x + width, y + height], dtype=np.float64)
+        elif not boxes and annotation.get("point") is not None:
             record["point"] = np.asarray(annotation["point"], dtype=np.float64)
         objects.append(record)
     return [
@@ -117,6 +134,8 @@ def to_dataset_dicts(dataset: dict, image_root: str | os.PathLike) -> list[dict]
 def register_points(spec: str) -> None:
     """Registers "points:annotations.json@images" with Detectron2; again if the file has changed.
 
+    "boxes:annotations.json@images" likewise.
+
     The metadata of the name holds thing_classes, category_ids (original id of each contiguous
     class), thing_dataset_id_to_contiguous_id, json_file and image_root.
     """
@@ -128,7 +147,10 @@ def register_points(spec: str) -> None:
     if spec in DatasetCatalog:
         DatasetCatalog.remove(spec)
         MetadataCatalog.pop(spec)
-    DatasetCatalog.register(spec, lambda: to_dataset_dicts(load_dataset(json_file), image_root))
+    boxes = spec.startswith(BOXES)
+    DatasetCatalog.register(
+        spec, lambda: to_dataset_dicts(load_dataset(json_file), image_root, boxes=boxes)
+    )
     MetadataCatalog.get(spec).set(
         thing_classes=[names[category_id] for category_id in labels],
         category_ids=list(labels),
@@ -150,7 +172,8 @@ def ensure_registered(cfg: CfgNode, *, train: bool = True, evaluate: bool = True
 
     Raises:
         InputError: data that is missing or bad, classes that differ between the data sets or from
-            the config's NUM_CLASSES, clicks that are missing where they are needed.
+            the config's NUM_CLASSES, clicks or boxes that are missing where they are needed, true
+            boxes for a network that learns points.
     """
     train_names = tuple(cfg.DATASETS.TRAIN) if train else ()
     if train and not train_names:
@@ -158,35 +181,38 @@ def ensure_registered(cfg: CfgNode, *, train: bool = True, evaluate: bool = True
             "DATASETS.TRAIN is empty: name the training data, for example"
             " DATASETS.TRAIN points:annotations.json@images"
         )
-    refines = cfg.MODEL.META_ARCHITECTURE == "CPRNet"
+    refines = cfg.MODEL.META_ARCHITECTURE == REFINER
     first = None
     for name in dict.fromkeys(train_names + tuple(cfg.DATASETS.TEST)):
-        if not name.startswith(PREFIX):
+        if not is_spec(name):
             if name not in DatasetCatalog:
                 parse_spec(name)  # says what a name looks like
             continue
+        if name.startswith(BOXES) and not is_box_detector(cfg):
+            raise InputError(
+                f"{name}: {cfg.MODEL.META_ARCHITECTURE} learns points, not boxes. Write"
+                f" {POINTS}{name.removeprefix(BOXES)}, or give the config of a box detector."
+            )
         register_points(name)
         _check_num_classes(cfg, name)
         if name in train_names or refines:
-            _check(name, require="point")
+            _check(name, require="box" if name.startswith(BOXES) else "point")
         # Before the training, not after it.
-        if name in cfg.DATASETS.TEST and not refines and evaluate and _has_boxes(name):
+        scored = name in cfg.DATASETS.TEST and not refines and evaluate
+        if scored and (cfg.TEST.BOX_AP or _has_boxes(name)):
             _check(name, require="box")
         first = first or name
         _check_same_classes(first, name)
 
 
 def _check_num_classes(cfg: CfgNode, name: str) -> None:
-    key = f"MODEL.{cfg.MODEL.META_ARCHITECTURE.upper()}.NUM_CLASSES"
-    node = cfg.MODEL.get(cfg.MODEL.META_ARCHITECTURE.upper(), {})
-    if "NUM_CLASSES" not in node:
-        return
+    key, configured = num_classes(cfg)
     metadata = MetadataCatalog.get(name)
     classes = len(metadata.thing_classes)
-    if node["NUM_CLASSES"] != classes:
+    if configured not in (None, classes):
         raise InputError(
-            f"{key} is {node['NUM_CLASSES']}, but {metadata.json_file} has {classes}"
-            f" categories. Set {key} {classes}."
+            f"{key} is {configured}, but {metadata.json_file} has {classes} categories. Set {key}"
+            f" {classes}."
         )
 
 

@@ -11,13 +11,17 @@ from PIL import Image
 from cpr_deploy.files import InputError
 from cpr_deploy.image_files import read_rgb, unreadable
 
-from .point_json import image_path
+from .point_json import Problem, image_path
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 
 
-def list_images(folder: str | os.PathLike) -> list[dict]:
+def list_images(folder: str | os.PathLike, *, skipped: list[Problem] | None = None) -> list[dict]:
     """Image records of all images in `folder` and below, by name.
+
+    Args:
+        folder: the folder.
+        skipped: if given, files that are no images are left out and noted here.
 
     Returns:
         {"id" (from 1), "file_name" (relative to `folder`), "width", "height"} px, upright.
@@ -32,7 +36,7 @@ def list_images(folder: str | os.PathLike) -> list[dict]:
     if not paths:
         raise InputError(f"{folder}: no image in it ({', '.join(sorted(SUFFIXES))}).")
     records = []
-    for index, path in enumerate(paths, start=1):
+    for path in paths:
         try:
             with Image.open(path) as image:
                 # The header is enough: the size after the rotation that EXIF asks for.
@@ -40,10 +44,14 @@ def list_images(folder: str | os.PathLike) -> list[dict]:
                 if image.getexif().get(0x0112) in (5, 6, 7, 8):
                     width, height = height, width
         except Exception as error:  # Pillow raises many types for damaged files
-            raise InputError(f"{path}: {unreadable(error)} Copy it again or remove it.") from None
+            text = f"{unreadable(error)} Copy it again or remove it."
+            if skipped is None:
+                raise InputError(f"{path}: {text}") from None
+            skipped.append(Problem(str(path), text))
+            continue
         records.append(
             {
-                "id": index,
+                "id": len(records) + 1,
                 "file_name": path.relative_to(folder).as_posix(),
                 "width": width,
                 "height": height,

@@ -12,7 +12,7 @@ import yaml
 import cpr
 import cpr_deploy
 from cpr.demo import neon_trees
-from cpr.demo.scheduler import Scheduler, Step, available_cpus
+from cpr.scheduler import Scheduler, Step, available_cpus
 
 # What a P2PNet is trained on: the clicks, the points that CPRNet made of them, and the box centres
 # (which nobody who clicks coarsely would have: the upper bound).

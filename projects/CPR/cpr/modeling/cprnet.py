@@ -22,12 +22,14 @@ from .point_sampling import (
     inside,
     negative_mask,
     point_bags,
+    rectangle_offsets,
     sample_maps,
 )
-from .refinement import RefinementSettings, refine_points
+from .refinement import Refinement, RefinementSettings, refine_points
 from .require import require
 
 NODE = "MODEL.CPRNET"
+REGIONS = ("circle", "rectangle")
 
 
 class CPRHead(nn.Module):
@@ -80,10 +82,6 @@ class CPRNet(nn.Module):
     Training learns, from one click per object, which points look like the object's class wherever
     they are. Inference moves each given click to the centre of its semantic points (Algorithm 2);
     it needs the clicks, so its input holds "instances" in both modes.
-
-    Attributes:
-        diagnostics: scalars of the last training step (detached tensors, on the device): the mean
-            bag score of the annotated class and the share of bags whose best class is right.
     """
 
     @configurable
@@ -96,6 +94,8 @@ class CPRNet(nn.Module):
         num_classes: int,
         radius: int,
         u0: int,
+        region: str,
+        region_aspect: float,
         sample_offset: float,
         annotated_in_bag: bool,
         loss_weights: dict[str, float],
@@ -116,6 +116,12 @@ class CPRNet(nn.Module):
         )
         require(radius >= 1, f"{NODE}.RADIUS", radius, "at least 1")
         require(u0 >= 1, f"{NODE}.U0", u0, "at least 1")
+        require(region in REGIONS, f"{NODE}.REGION", region, f"one of {REGIONS}")
+        require(region_aspect > 0, f"{NODE}.REGION_ASPECT", region_aspect, "above 0")
+        for name, weight in loss_weights.items():
+            require(weight >= 0, f"{NODE}.ALPHA_{name.upper()} * LOSS_SCALE", weight, "at least 0")
+        total = sum(loss_weights.values())
+        require(total > 0, f"the sum of all {NODE}.ALPHA_* * LOSS_SCALE", total, "above 0")
         # Between 0 and 1 the gradient is infinite where a score reaches its target.
         require(gamma == 0 or gamma >= 1, f"{NODE}.GAMMA", gamma, "0 or at least 1")
         self.backbone = backbone
@@ -124,6 +130,8 @@ class CPRNet(nn.Module):
         self.stride = shapes[in_feature].stride
         self.num_classes = num_classes
         self.radius = radius
+        # None: circles.
+        self.aspect = region_aspect if region == "rectangle" else None
         self.sample_offset = sample_offset
         self.annotated_in_bag = annotated_in_bag
         self.loss_weights = loss_weights
@@ -131,8 +139,19 @@ class CPRNet(nn.Module):
         self.normalizer = count_normalizer(loss_normalizer, key=f"{NODE}.LOSS_NORMALIZER")
         self.ignore_as_background = ignore_as_background
         self.refinement = refinement
-        self.diagnostics: dict[str, torch.Tensor] = {}
-        self.register_buffer("offsets", circle_offsets(radius, u0), persistent=False)
+        # Of the last training step, for the diagnostics: logit maps, image sizes, targets.
+        self._last_step: tuple[torch.Tensor, list[tuple[int, int]], PointTargets] | None = None
+        if self.aspect is None:
+            offsets = circle_offsets(radius, u0)
+        else:
+            offsets = rectangle_offsets(radius, self.aspect)
+        require(
+            len(offsets) > 1,
+            f"{NODE}.RADIUS",
+            radius,
+            "larger, for a rectangle of its area to hold a cell beside the click",
+        )
+        self.register_buffer("offsets", offsets, persistent=False)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -149,6 +168,10 @@ class CPRNet(nn.Module):
             annotated,
             "'candidate' or 'forced'",
         )
+        for key, limit in (("DELTA1", 1), ("DELTA2", None), ("SCORE_THRESH", 1)):
+            need = "at least 0" if limit is None else f"between 0 and {limit}"
+            good = node.REFINE[key] >= 0 and (limit is None or node.REFINE[key] <= limit)
+            require(good, f"{NODE}.REFINE.{key}", node.REFINE[key], need)
         return {
             "backbone": backbone,
             "head": CPRHead(
@@ -165,12 +188,15 @@ class CPRNet(nn.Module):
             # Bags and losses
             "radius": node.RADIUS,
             "u0": node.U0,
+            "region": node.REGION,
+            "region_aspect": node.REGION_ASPECT,
             "sample_offset": node.SAMPLE_OFFSET,
             "annotated_in_bag": node.ANNOTATED_POINT_IN_BAG,
             "loss_weights": {
                 "mil": node.LOSS_SCALE * node.ALPHA_MIL,
                 "ann": node.LOSS_SCALE * node.ALPHA_ANN,
                 "neg": node.LOSS_SCALE * node.ALPHA_NEG,
+                "pos": node.LOSS_SCALE * node.ALPHA_POS,
             },
             "gamma": node.GAMMA,
             "loss_normalizer": node.LOSS_NORMALIZER,
@@ -202,9 +228,10 @@ class CPRNet(nn.Module):
                 "ignore_regions" (G x 4), and "height", "width" of the original image.
 
         Returns:
-            Training: "loss_mil", "loss_ann", "loss_neg". Inference: per image {"instances"} with
-            gt_ids, gt_classes, coarse_points and refined_points (original px), refine_scores,
-            refined, bag_points (N, U, 2; original px), kept (N, U) and kept_by (N, 4), see
+            Training: "loss_mil", "loss_ann", "loss_neg", "loss_pos", those with a weight.
+            Inference: per image {"instances"} with gt_ids, gt_classes, coarse_points and
+            refined_points (original px), refine_scores, refined, moved (distance from the click
+            over R), bag_points (N, U, 2; original px), kept (N, U) and kept_by (N, 4), see
             `refinement.Refinement`.
         """
         images = batch_images(
@@ -221,6 +248,7 @@ class CPRNet(nn.Module):
         self, maps: torch.Tensor, images: ImageList, targets: PointTargets
     ) -> dict[str, torch.Tensor]:
         """L_CPR (Eq. 3) from the dense logits of the head, (B, 2 K, H, W)."""
+        self._last_step = (maps.detach(), images.image_sizes, targets)
         cls_map = maps[:, : self.num_classes]
         sizes = to_device(
             padded_sizes(images.image_sizes, self.backbone.size_divisibility),
@@ -229,22 +257,13 @@ class CPRNet(nn.Module):
         )
         bags = point_bags(targets.points, self.offsets, self.stride)
         valid = inside(bags, sizes[targets.batch_index][:, None])
-        bag_cls, bag_ins = self._sample(maps, bags, targets).split(self.num_classes, dim=2)
-        mask = negative_mask(
-            targets.points,
-            targets.labels,
-            targets.batch_index,
-            sizes,
-            num_classes=self.num_classes,
-            radius=self.radius,
-            stride=self.stride,
-            map_size=cls_map.shape[2:],
-        )
-        if not self.ignore_as_background and len(targets.regions):
-            centres = cell_centres(*cls_map.shape[2:], self.stride, self.device)
-            ignored = region_mask(targets.regions, targets.region_index, centres, len(mask))
-            mask &= ~ignored.reshape(len(mask), 1, *cls_map.shape[2:])
-        losses = cpr_losses(
+        # The instance branch takes part in L_MIL only.
+        sampled = self._sample(maps if self.loss_weights["mil"] else cls_map, bags, targets)
+        bag_cls, bag_ins = sampled.tensor_split([self.num_classes], dim=2)
+        mask = None
+        if self.loss_weights["neg"]:
+            mask = self._negatives(targets, sizes, cls_map.shape[2:])
+        return cpr_losses(
             bag_cls,
             bag_ins,
             valid,
@@ -256,9 +275,27 @@ class CPRNet(nn.Module):
             normalizer=self.normalizer,
             annotated_in_bag=self.annotated_in_bag,
         )
-        if len(targets.labels):
-            self._diagnose(bag_cls.detach(), bag_ins.detach(), valid, targets.labels)
-        return losses
+
+    def _negatives(
+        self, targets: PointTargets, sizes: torch.Tensor, map_size: tuple[int, int]
+    ) -> torch.Tensor:
+        """Negatives (Eq. 2) of a batch outside the ignored regions, (B, K, H, W) bool."""
+        mask = negative_mask(
+            targets.points,
+            targets.labels,
+            targets.batch_index,
+            sizes,
+            num_classes=self.num_classes,
+            radius=self.radius,
+            stride=self.stride,
+            map_size=map_size,
+            aspect=self.aspect,
+        )
+        if not self.ignore_as_background and len(targets.regions):
+            centres = cell_centres(*map_size, self.stride, self.device)
+            ignored = region_mask(targets.regions, targets.region_index, centres, len(mask))
+            mask &= ~ignored.reshape(len(mask), 1, *map_size)
+        return mask
 
     def inference(
         self,
@@ -269,19 +306,17 @@ class CPRNet(nn.Module):
     ) -> list[dict]:
         """Algorithm 2 image by image, in original px."""
         bags = point_bags(targets.points, self.offsets, self.stride)
-        scores = self._sample(cls_map, bags, targets).sigmoid()
-        counts = targets.counts
+        bag_cls = self._sample(cls_map, bags, targets)
         results = []
-        for size, inputs, bag, score, points, labels in zip(
+        for size, inputs, bag, points, labels, refined in zip(
             images.image_sizes,
             batched_inputs,
-            bags.split(counts),
-            scores.split(counts),
-            targets.points.split(counts),
-            targets.labels.split(counts),
+            bags.split(targets.counts),
+            targets.points.split(targets.counts),
+            targets.labels.split(targets.counts),
+            self._refine(bags, bag_cls, images.image_sizes, targets),
             strict=True,
         ):
-            refined = refine_points(bag, score, points, labels, size, self.refinement)
             height, width = inputs.get("height", size[0]), inputs.get("width", size[1])
             scale = to_device([width / size[1], height / size[0]], torch.float32, self.device)
             result = Instances((height, width))
@@ -291,6 +326,7 @@ class CPRNet(nn.Module):
             result.refined_points = refined.points * scale
             result.refine_scores = refined.scores
             result.refined = refined.refined
+            result.moved = (refined.points - points).norm(dim=1) / (self.radius * self.stride)
             result.bag_points = bag * scale
             result.kept = refined.kept
             result.kept_by = refined.kept_by
@@ -304,16 +340,57 @@ class CPRNet(nn.Module):
             maps, bags, targets.batch_index, targets.counts, self.stride, self.sample_offset
         )
 
-    @torch.no_grad()
-    def _diagnose(
+    def _refine(
         self,
+        bags: torch.Tensor,
         bag_cls: torch.Tensor,
-        bag_ins: torch.Tensor,
-        valid: torch.Tensor,
-        labels: torch.Tensor,
-    ) -> None:
-        scores = bag_scores(bag_cls, bag_ins, mil_points(valid, self.annotated_in_bag))
-        self.diagnostics = {
+        image_sizes: list[tuple[int, int]],
+        targets: PointTargets,
+    ) -> list[Refinement]:
+        """Algorithm 2 for each image, px of the network input."""
+        return [
+            refine_points(*image, self.refinement)
+            for image in zip(
+                bags.split(targets.counts),
+                bag_cls.sigmoid().split(targets.counts),
+                targets.points.split(targets.counts),
+                targets.labels.split(targets.counts),
+                image_sizes,
+                strict=True,
+            )
+        ]
+
+    @property
+    @torch.no_grad()
+    def diagnostics(self) -> dict[str, torch.Tensor]:
+        """What the last training step looked like, worked out when it is asked for.
+
+        Returns:
+            scalars on the device, {} without an object; shares from 0 to 1:
+            cpr/bag_score: mean bag score of the annotated class, cpr/bag_accuracy: share of bags
+                whose best class is right (both mean little without L_MIL),
+            cpr/removed_I, _II, _III: share of the bag points inside their image that fail each
+                constraint of Algorithm 2 by itself, also if it is switched off,
+            cpr/refined: share of the objects that Algorithm 2 would move off their click.
+        """
+        if self._last_step is None or not len(self._last_step[2].labels):
+            return {}
+        maps, image_sizes, targets = self._last_step
+        labels = targets.labels
+        bags = point_bags(targets.points, self.offsets, self.stride)
+        bag_cls, bag_ins = self._sample(maps, bags, targets).split(self.num_classes, dim=2)
+        padded = padded_sizes(image_sizes, self.backbone.size_divisibility)
+        sizes = to_device(padded, torch.float32, self.device)[targets.batch_index]
+        valid = mil_points(inside(bags, sizes[:, None]), self.annotated_in_bag)
+        scores = bag_scores(bag_cls, bag_ins, valid)
+        results = self._refine(bags, bag_cls, image_sizes, targets)
+        in_image, *passed = torch.cat([result.kept_by for result in results]).sum(dim=0).unbind()
+        return {
             "cpr/bag_score": scores.gather(1, labels[:, None]).mean(),
             "cpr/bag_accuracy": (scores.argmax(dim=1) == labels).float().mean(),
+            **{
+                f"cpr/removed_{name}": 1 - count / in_image.clamp(min=1)
+                for name, count in zip(("I", "II", "III"), passed, strict=True)
+            },
+            "cpr/refined": torch.cat([result.refined for result in results]).float().mean(),
         }

@@ -14,6 +14,7 @@ import torch
 from cpr_deploy.point_localizer import BORDER_TOLERANCE
 from cpr_deploy.tiling import merge_tiles
 
+from .class_scores import class_scores, require_class_loss
 from .point_ops import NMS_RULES, clip_points, point_nms, scale_points
 from .require import require
 
@@ -27,6 +28,7 @@ class DecodeSettings:
         pre_nms_topk: references kept, by their best class, before NMS.
         nms_rule, nms_size, nms_iou, nms_radius: see `point_ops.points_conflict`; original px.
         max_dets: points kept per image, all classes together.
+        class_loss: what the logits mean, see `class_scores`.
     """
 
     score_thresh: float
@@ -36,8 +38,10 @@ class DecodeSettings:
     nms_iou: float
     nms_radius: float
     max_dets: int
+    class_loss: str = "focal"
 
     def __post_init__(self) -> None:
+        require_class_loss(self.class_loss)
         for key, good, need in (
             ("SCORE_THRESH", 0 <= self.score_thresh < 1, "at least 0 and below 1"),
             ("PRE_NMS_TOPK", self.pre_nms_topk >= 1, "at least 1"),
@@ -89,7 +93,7 @@ def decode_points(
     best ones of all classes remain.
 
     Args:
-        logits: (L, K).
+        logits: (L, K), or (L, K + 1) with the cross-entropy loss.
         points: (L, 2) network px.
         image_size: height, width of the resized image without padding, network px.
         scale_xy: network px per original px, x and y.
@@ -98,7 +102,7 @@ def decode_points(
     Returns:
         points in original px.
     """
-    scores = logits.float().sigmoid()
+    scores = class_scores(logits, settings.class_loss)
     best = scores.amax(dim=1)
     # A stable sort: among equal scores the first reference counts, on every device.
     kept = best.argsort(descending=True, stable=True)[: settings.pre_nms_topk]
@@ -137,10 +141,11 @@ def decode_tiles(
     """The detections of an image that went through the network in overlapping tiles.
 
     Each tile is decoded by itself, NMS included; the points of all tiles pass the same NMS and
-    the same limit again (official tiled test).
+    the same limit again (official tiled test). With the rule "none" an object that two tiles see
+    counts twice.
 
     Args:
-        logits: per tile (L, K).
+        logits: per tile, see `decode_points`.
         points: per tile (L, 2), network px of the tile.
         offsets: (T, 2) x, y of the tiles' corners, original px.
         tile_sizes: per tile height, width of the resized tile without padding, network px.

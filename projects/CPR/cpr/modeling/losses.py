@@ -79,8 +79,26 @@ def annotation_loss(
     return (per_object * valid).sum()
 
 
+def positive_loss(
+    cls_logits: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor, gamma: float
+) -> torch.Tensor:
+    """L_pos (Table 2, "pos") before the division: each bag point is a positive by itself.
+
+    What L_MIL is compared with: no weighting of the points by the instance branch. The paper gives
+    no equation; this is the official code's form.
+
+    Args:
+        cls_logits: (M, U, K) at the bag points.
+        labels: (M,).
+        valid: (M, U) bool.
+    """
+    targets = F.one_hot(labels, cls_logits.shape[2]).to(cls_logits.dtype)[:, None]
+    per_point = focal_loss(cls_logits.sigmoid(), targets, gamma).sum(dim=2)
+    return (per_point * valid).sum()
+
+
 def mil_points(bag_valid: torch.Tensor, annotated_in_bag: bool) -> torch.Tensor:
-    """(M, U) bool: the valid points that take part in L_MIL.
+    """(M, U) bool: the valid points that take part in L_MIL and L_pos.
 
     All of them in the official code; without `annotated_in_bag` not the annotated one (Eq. 1).
     """
@@ -103,44 +121,48 @@ def negative_loss(cls_logits: torch.Tensor, mask: torch.Tensor, gamma: float) ->
 
 def cpr_losses(
     bag_cls_logits: torch.Tensor,
-    bag_ins_logits: torch.Tensor,
+    bag_ins_logits: torch.Tensor | None,
     bag_valid: torch.Tensor,
     labels: torch.Tensor,
-    neg_cls_logits: torch.Tensor,
-    neg_mask: torch.Tensor,
+    neg_cls_logits: torch.Tensor | None,
+    neg_mask: torch.Tensor | None,
     *,
     weights: dict[str, float],
     gamma: float,
     normalizer: Callable[[torch.Tensor], torch.Tensor] = LOCAL_COUNT,
     annotated_in_bag: bool = True,
 ) -> dict[str, torch.Tensor]:
-    """The three weighted terms of L_CPR (Eq. 3).
+    """The weighted terms of L_CPR (Eq. 3), and L_pos of Table 2.
 
     L_MIL and L_neg are divided by the number of objects with a valid bag point, L_ann by the number
-    of valid annotated points (official code), over all images together.
+    of valid annotated points, L_pos by that of valid bag points (official code), over all images
+    together. A term of weight 0 is neither computed nor returned.
 
     Args:
-        bag_cls_logits, bag_ins_logits: (M, U, K).
+        bag_cls_logits, bag_ins_logits: (M, U, K); the second is for L_MIL only.
         bag_valid: (M, U) bool.
         labels: (M,) int64.
-        neg_cls_logits, neg_mask: same shape, see `negative_loss`.
-        weights: of "mil", "ann" and "neg".
-        normalizer: (2,) counts of this process -> (2,) divisors; by default the official one.
+        neg_cls_logits, neg_mask: same shape, see `negative_loss`; for L_neg only.
+        weights: of "mil", "ann", "neg" and "pos", 0 where not given.
+        normalizer: (3,) counts of this process -> (3,) divisors; by default the official one.
         annotated_in_bag: see `mil_points`.
 
     Returns:
-        {"loss_mil", "loss_ann", "loss_neg"}: scalars.
+        {"loss_mil", "loss_ann", "loss_neg", "loss_pos"} as far as they have a weight: scalars.
     """
     ann_valid = bag_valid[:, -1]
     bag_valid = mil_points(bag_valid, annotated_in_bag)
-    scores = bag_scores(bag_cls_logits, bag_ins_logits, bag_valid)
-    counts = torch.stack((bag_valid.any(dim=1).sum(), ann_valid.sum())).to(scores.dtype)
-    num_bags, num_points = normalizer(counts).unbind()
-    mil = mil_loss(scores, labels, bag_valid, gamma)
-    ann = annotation_loss(bag_cls_logits[:, -1], labels, ann_valid, gamma)
-    neg = negative_loss(neg_cls_logits, neg_mask, gamma)
-    return {
-        "loss_mil": weights["mil"] * mil / num_bags,
-        "loss_ann": weights["ann"] * ann / num_points,
-        "loss_neg": weights["neg"] * neg / num_bags,
-    }
+    counts = torch.stack((bag_valid.any(dim=1).sum(), ann_valid.sum(), bag_valid.sum()))
+    num_bags, num_annotated, num_points = normalizer(counts.to(bag_cls_logits.dtype)).unbind()
+    terms = {}
+    if weights.get("mil"):
+        scores = bag_scores(bag_cls_logits, bag_ins_logits, bag_valid)
+        terms["mil"] = mil_loss(scores, labels, bag_valid, gamma), num_bags
+    if weights.get("ann"):
+        annotated = bag_cls_logits[:, -1]
+        terms["ann"] = annotation_loss(annotated, labels, ann_valid, gamma), num_annotated
+    if weights.get("neg"):
+        terms["neg"] = negative_loss(neg_cls_logits, neg_mask, gamma), num_bags
+    if weights.get("pos"):
+        terms["pos"] = positive_loss(bag_cls_logits, labels, bag_valid, gamma), num_points
+    return {f"loss_{name}": weights[name] * term / count for name, (term, count) in terms.items()}

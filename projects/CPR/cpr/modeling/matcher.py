@@ -17,9 +17,12 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
+from .losses_p2p import require_focal
 from .reference_grid import ReferenceGrid
 from .require import require
 
+COST_RULES = ("focal", "probability")
+COST_DISTANCES = ("l1", "l2")
 # Added to the argument of the logarithms of the class cost (official code).
 LOG_EPS = 1e-12
 # Cost of a pair that must not be chosen; far above any real cost, exact enough in float32.
@@ -39,43 +42,54 @@ RAISE_GROWTH = 1.3
 
 @dataclass(frozen=True)
 class CostSettings:
-    """Weights of the cost of a pair; defaults of the official code.
+    """The cost of a pair; defaults of the official CPR code.
 
     Attributes:
         class_weight: COST_CLASS.
-        point_weight: COST_POINT, per px of L1 distance.
+        point_weight: COST_POINT, per px of distance.
         alpha, gamma: FOCAL_ALPHA, weight of the positive part, and FOCAL_GAMMA. They are those of
             the loss as well.
+        rule: COST_RULE, the class cost: "focal", or "probability", minus the score of the object's
+            class (original P2PNet, with class_weight 1).
+        distance: COST_DISTANCE, "l1" or "l2" (original P2PNet, with point_weight 0.05).
     """
 
     class_weight: float = 2.0
     point_weight: float = 0.1
     alpha: float = 0.25
     gamma: float = 2.0
+    rule: str = "focal"
+    distance: str = "l1"
 
     def __post_init__(self) -> None:
+        require_focal(self.alpha, self.gamma)
         for key, value, good, need in (
             ("COST_CLASS", self.class_weight, self.class_weight >= 0, "at least 0"),
             ("COST_POINT", self.point_weight, self.point_weight >= 0, "at least 0"),
-            ("FOCAL_ALPHA", self.alpha, 0 <= self.alpha <= 1, "between 0 and 1"),
-            # Between 0 and 1 the gradient is infinite where a score reaches its target.
-            ("FOCAL_GAMMA", self.gamma, self.gamma == 0 or self.gamma >= 1, "0 or at least 1"),
+            ("COST_RULE", self.rule, self.rule in COST_RULES, f"one of {COST_RULES}"),
+            (
+                "COST_DISTANCE",
+                self.distance,
+                self.distance in COST_DISTANCES,
+                f"one of {COST_DISTANCES}",
+            ),
         ):
             require(good, f"MODEL.P2PNET.{key}", value, need)
 
 
 def assignment_cost(
-    class_logits: torch.Tensor,
+    scores: torch.Tensor,
     pred_points: torch.Tensor,
     gt_points: torch.Tensor,
     cost: CostSettings,
 ) -> torch.Tensor:
-    """Cost of (reference, object) pairs; the tensors broadcast (official code).
+    """Cost of (reference, object) pairs; the tensors broadcast.
 
-    class_weight * (focal cost as a positive - as a negative) + point_weight * L1 distance.
+    class_weight * class cost + point_weight * distance, where the class cost is the focal cost as a
+    positive minus that as a negative (official CPR code), or minus the score (original P2PNet).
 
     Args:
-        class_logits: (...) logit of the object's class at the reference.
+        scores: (...) score of the object's class at the reference.
         pred_points: (..., 2) predicted points, px.
         gt_points: (..., 2) annotated points, px.
         cost: see `CostSettings`.
@@ -84,15 +98,20 @@ def assignment_cost(
         (...) cost without gradient.
     """
     with torch.no_grad():
-        score = class_logits.float().sigmoid()
-        positive = -cost.alpha * (1 - score).pow(cost.gamma) * (score + LOG_EPS).log()
-        negative = -(1 - cost.alpha) * score.pow(cost.gamma) * (1 - score + LOG_EPS).log()
-        distance = (pred_points.float() - gt_points).abs().sum(dim=-1)
-        return cost.class_weight * (positive - negative) + cost.point_weight * distance
+        scores = scores.float()
+        if cost.rule == "focal":
+            positive = -cost.alpha * (1 - scores).pow(cost.gamma) * (scores + LOG_EPS).log()
+            negative = -(1 - cost.alpha) * scores.pow(cost.gamma) * (1 - scores + LOG_EPS).log()
+            class_cost = positive - negative
+        else:
+            class_cost = -scores
+        offsets = pred_points.float() - gt_points
+        distance = offsets.abs().sum(dim=-1) if cost.distance == "l1" else offsets.norm(dim=-1)
+        return cost.class_weight * class_cost + cost.point_weight * distance
 
 
 def hungarian_topk_assign(
-    class_logits: torch.Tensor,
+    scores: torch.Tensor,
     pred_points: torch.Tensor,
     valid: torch.Tensor,
     gt_points: torch.Tensor,
@@ -109,7 +128,7 @@ def hungarian_topk_assign(
     holds L x M costs of an image at a time.
 
     Args:
-        class_logits: (B, L, K).
+        scores: (B, L, K) class scores, see `class_scores.class_scores`.
         pred_points: (B, L, 2) predicted points, px.
         valid: (B, L) bool, references that may be used.
         gt_points: (M, 2) px, the objects of all images one after another.
@@ -130,7 +149,7 @@ def hungarian_topk_assign(
             continue
         rows = valid[image].nonzero()[:, 0]
         pairs = assignment_cost(
-            class_logits[image, rows][:, gt_labels[objects]],
+            scores[image, rows][:, gt_labels[objects]],
             pred_points[image, rows, None],
             gt_points[None, objects],
             cost,
@@ -148,7 +167,7 @@ def hungarian_topk_assign(
 
 
 def candidate_topk_assign(
-    class_logits: torch.Tensor,
+    scores: torch.Tensor,
     pred_points: torch.Tensor,
     valid: torch.Tensor,
     gt_points: torch.Tensor,
@@ -169,7 +188,7 @@ def candidate_topk_assign(
     bids are fixed: no host sync, no loop over objects, memory M x C.
 
     Args:
-        class_logits, ..., cost: see `hungarian_topk_assign`.
+        scores, ..., cost: see `hungarian_topk_assign`.
         grid: layout of the references.
         radius: half side of the square of cells searched, in cells.
 
@@ -181,9 +200,9 @@ def candidate_topk_assign(
     """
     if radius < 1:
         raise ValueError(f"radius is {radius}; an object needs at least the cells next to its own.")
-    num_images, num_refs, num_classes = class_logits.shape
+    num_images, num_refs, num_classes = scores.shape
     num_objects = len(gt_points)
-    device = class_logits.device
+    device = scores.device
     # Slot `nowhere` takes what must have no effect, where a boolean mask would have to wait for the
     # number of its rows.
     nowhere = num_images * num_refs
@@ -197,7 +216,7 @@ def candidate_topk_assign(
     candidates, inside = grid.neighbours(gt_points, radius)
     candidates = candidates + num_refs * batch_index[:, None]
     pairs = assignment_cost(
-        class_logits.reshape(-1)[candidates * num_classes + gt_labels[:, None]],
+        scores.reshape(-1)[candidates * num_classes + gt_labels[:, None]],
         pred_points.reshape(-1, 2)[candidates],
         gt_points[:, None],
         cost,

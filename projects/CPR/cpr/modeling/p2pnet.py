@@ -1,6 +1,9 @@
 """P2PNet, the point localizer, as a Detectron2 meta-architecture.
 
 The multi-class version of the CPR paper: focal loss, smooth-L1, k positives per object, point NMS.
+Each of these can be switched to the original P2PNet's (ICCV 2021), generalised to K classes:
+softmax cross-entropy, L2, one positive per object, no NMS. All of them, with four references a
+cell: `configs/Ablations/p2pnet_one_to_one.yaml`.
 
 Shape shorthand: B images, H x W cells, q references per cell, L = H * W * q, K classes, M objects
 of all images together.
@@ -16,11 +19,12 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import ImageList, Instances
 from torch import nn
 
+from .class_scores import class_scores
 from .decoding import DecodeSettings, decode_points, drop_outside
 from .distributed import count_normalizer
 from .head import conv_tower, init_head
 from .inputs import PointTargets, batch_images, batch_targets, padded_sizes, region_mask
-from .losses_p2p import p2p_losses
+from .losses_p2p import LossSettings, p2p_losses
 from .matcher import CostSettings, candidate_topk_assign, hungarian_topk_assign
 from .reference_grid import ReferenceGrid, maps_to_references
 from .require import require
@@ -37,16 +41,18 @@ def _require(good: bool, key: str, value: object, need: str) -> None:
 class P2PHead(nn.Module):
     """Towers of 3x3 convs, then a 3x3 conv for the classes and one for the offsets.
 
-    forward: (B, C, H, W) -> class logits (B, q * K, H, W) and offsets (B, q * 2, H, W) in cells,
-    float32.
+    forward: (B, C, H, W) -> class logits (B, q * K, H, W), with `no_object` (B, q * (K + 1), H, W),
+    and offsets (B, q * 2, H, W) in units of OFFSET_SCALE, float32.
 
     Args:
         in_channels: C.
         num_convs, conv_dim, norm: the towers, see `head.conv_tower`.
         shared_tower: one tower for both outputs instead of one each.
         num_classes: K.
+        no_object: whether a reference has a further class logit, its last one, for "no object".
         points_per_location: q.
-        prior_prob, init: see `head.init_head`.
+        prior_prob, init: see `head.init_head`; with `no_object` all classes together start at
+            `prior_prob`.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class P2PHead(nn.Module):
         norm: str,
         shared_tower: bool,
         num_classes: int,
+        no_object: bool,
         points_per_location: int,
         prior_prob: float,
         init: str,
@@ -74,9 +81,14 @@ class P2PHead(nn.Module):
         self.cls_tower = tower()
         # None: the offsets are read from the tower of the classes.
         self.point_tower = None if shared_tower else tower()
-        self.cls_score = nn.Conv2d(channels, points_per_location * num_classes, 3, padding=1)
+        num_logits = num_classes + no_object
+        self.cls_score = nn.Conv2d(channels, points_per_location * num_logits, 3, padding=1)
         self.point_offset = nn.Conv2d(channels, points_per_location * 2, 3, padding=1)
         init_head(self, self.cls_score, prior_prob=prior_prob, init=init, node=NODE)
+        if no_object:
+            bias = torch.full((points_per_location, num_logits), 0.0)
+            bias[:, :-1] = math.log(prior_prob / (num_classes * (1 - prior_prob)))
+            self.cls_score.bias.data.copy_(bias.flatten())
 
     def forward(self, feature: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         cls_feature = self.cls_tower(feature)
@@ -88,8 +100,8 @@ class P2PHead(nn.Module):
 class P2PNet(nn.Module):
     """Multi-class point localizer (paper, experimental set-up; official code).
 
-    Every reference of a regular grid predicts a point, reference + offset * stride, and a score per
-    class. Arguments are the keys of MODEL.P2PNET in `cpr/config.py`.
+    Every reference of a regular grid predicts a point, reference + offset * OFFSET_SCALE, and a
+    score per class. Arguments are the keys of MODEL.P2PNET in `cpr/config.py`.
 
     Attributes:
         decode: how `inference` and an exported graph choose points.
@@ -108,12 +120,12 @@ class P2PNet(nn.Module):
         num_classes: int,
         points_per_location: int,
         reference_offset: float,
+        offset_scale: float,
         assigner: str,
         topk: int,
         candidate_radius: int,
         cost: CostSettings,
-        smooth_l1_beta: float,
-        point_loss_weight: float,
+        loss: LossSettings,
         loss_normalizer: str,
         ignore_as_background: bool,
         decode: DecodeSettings,
@@ -139,6 +151,7 @@ class P2PNet(nn.Module):
         _require(
             0 <= reference_offset <= 1, "REFERENCE_OFFSET", reference_offset, "between 0 and 1"
         )
+        _require(offset_scale >= 0, "OFFSET_SCALE", offset_scale, "px above 0, or 0 for the stride")
         _require(assigner in ASSIGNERS, "ASSIGNER", assigner, f"one of {ASSIGNERS}")
         _require(topk >= 1, "TOPK", topk, "at least 1")
         if assigner == "topk":
@@ -150,8 +163,6 @@ class P2PNet(nn.Module):
                 topk,
                 f"at most {candidates}, the candidates within MODEL.P2PNET.CANDIDATE_RADIUS",
             )
-        _require(smooth_l1_beta >= 0, "SMOOTH_L1_BETA", smooth_l1_beta, "at least 0")
-        _require(point_loss_weight >= 0, "POINT_LOSS_WEIGHT", point_loss_weight, "at least 0")
         self.backbone = backbone
         self.head = head
         self.in_feature = in_feature
@@ -159,12 +170,12 @@ class P2PNet(nn.Module):
         self.num_classes = num_classes
         self.points_per_location = points_per_location
         self.reference_offset = reference_offset
+        self.offset_scale = offset_scale or self.stride
         self.assigner = assigner
         self.topk = topk
         self.candidate_radius = candidate_radius
         self.cost = cost
-        self.smooth_l1_beta = smooth_l1_beta
-        self.point_loss_weight = point_loss_weight
+        self.loss = loss
         self.normalizer = count_normalizer(loss_normalizer, key=f"{NODE}.LOSS_NORMALIZER")
         self.ignore_as_background = ignore_as_background
         self.decode = decode
@@ -194,6 +205,7 @@ class P2PNet(nn.Module):
                 norm=node.NORM,
                 shared_tower=node.SHARED_TOWER,
                 num_classes=node.NUM_CLASSES,
+                no_object=node.CLASS_LOSS == "cross_entropy",
                 points_per_location=node.POINTS_PER_LOCATION,
                 prior_prob=node.PRIOR_PROB,
                 init=node.HEAD_INIT,
@@ -202,6 +214,7 @@ class P2PNet(nn.Module):
             "num_classes": node.NUM_CLASSES,
             "points_per_location": node.POINTS_PER_LOCATION,
             "reference_offset": node.REFERENCE_OFFSET,
+            "offset_scale": node.OFFSET_SCALE,
             # Assignment and losses
             "assigner": node.ASSIGNER,
             "topk": node.TOPK,
@@ -211,9 +224,18 @@ class P2PNet(nn.Module):
                 point_weight=node.COST_POINT,
                 alpha=node.FOCAL_ALPHA,
                 gamma=node.FOCAL_GAMMA,
+                rule=node.COST_RULE,
+                distance=node.COST_DISTANCE,
             ),
-            "smooth_l1_beta": node.SMOOTH_L1_BETA,
-            "point_loss_weight": node.POINT_LOSS_WEIGHT,
+            "loss": LossSettings(
+                class_loss=node.CLASS_LOSS,
+                alpha=node.FOCAL_ALPHA,
+                gamma=node.FOCAL_GAMMA,
+                no_object_weight=node.NO_OBJECT_WEIGHT,
+                point_loss=node.POINT_LOSS,
+                beta=node.SMOOTH_L1_BETA,
+                point_weight=node.POINT_LOSS_WEIGHT,
+            ),
             "loss_normalizer": node.LOSS_NORMALIZER,
             "ignore_as_background": node.IGNORE_AS_BACKGROUND,
             # Inference
@@ -225,6 +247,7 @@ class P2PNet(nn.Module):
                 nms_iou=node.NMS_IOU,
                 nms_radius=node.NMS_RADIUS,
                 max_dets=node.MAX_DETS,
+                class_loss=node.CLASS_LOSS,
             ),
             "padding_points": node.PADDING_POINTS,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
@@ -264,14 +287,14 @@ class P2PNet(nn.Module):
             images: (B, 3, height, width) normalised, sides multiples of 32.
 
         Returns:
-            logits (B, L, K) and points (B, L, 2) in network px; row-major cells, then the
-            references of a cell.
+            logits (B, L, K), with the cross-entropy loss (B, L, K + 1), and points (B, L, 2) in
+            network px; row-major cells, then the references of a cell.
         """
         logits, offsets = self.head(self.backbone(images)[self.in_feature])
         logits = maps_to_references(logits, self.points_per_location)
         offsets = maps_to_references(offsets, self.points_per_location)
         references = self.reference_grid(images.shape[-2:]).points(offsets.device)
-        return logits, references + offsets * self.stride
+        return logits, references + offsets * self.offset_scale
 
     def reference_grid(self, size: tuple[int, int]) -> ReferenceGrid:
         """Layout of the references for network inputs of (height, width), multiples of 32."""
@@ -300,7 +323,7 @@ class P2PNet(nn.Module):
         """Both losses of a batch.
 
         Args:
-            logits: (B, L, K).
+            logits: see `predict_maps`.
             points: (B, L, 2) predicted points, network px.
             valid: (B, L) bool, references that take part.
             grid: layout of the references.
@@ -320,10 +343,7 @@ class P2PNet(nn.Module):
             targets.points,
             targets.labels,
             stride=self.stride,
-            alpha=self.cost.alpha,
-            gamma=self.cost.gamma,
-            beta=self.smooth_l1_beta,
-            point_weight=self.point_loss_weight,
+            settings=self.loss,
             normalizer=self.normalizer,
         )
         if len(targets.points):
@@ -339,7 +359,8 @@ class P2PNet(nn.Module):
         targets: PointTargets,
     ) -> torch.Tensor:
         """(B, L) int64 row of `targets.points` that a reference is a positive of, -1 for none."""
-        arguments = (logits, points, valid, targets.points, targets.labels, targets.counts)
+        scores = class_scores(logits.detach(), self.loss.class_loss)
+        arguments = (scores, points, valid, targets.points, targets.labels, targets.counts)
         if self.assigner == "hungarian":
             return hungarian_topk_assign(*arguments, k=self.topk, cost=self.cost)
         return candidate_topk_assign(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 
-NMS_RULES = ("pseudo_box", "radius")
+NMS_RULES = ("pseudo_box", "radius", "none")
 
 # Pairs that the neighbour search of `point_nms` looks at together; bounds its memory.
 _PAIRS_AT_ONCE = 1 << 22
@@ -58,7 +58,7 @@ def points_conflict(
     Args:
         first, second: (..., 2) points of one frame, usually original px; they broadcast.
         rule: "pseudo_box": squares of side `size` around the points have an IoU above `iou`
-            (papers). "radius": the points are closer than `radius`.
+            (papers). "radius": the points are closer than `radius`. "none": never.
         size, radius: px of the points' frame.
 
     Returns:
@@ -67,6 +67,8 @@ def points_conflict(
     check_nms_rule(rule)
     # Axis by axis: an exported graph would otherwise hold all pairs with a last axis of two.
     dx, dy = ((first[..., axis] - second[..., axis]).abs() for axis in (0, 1))
+    if rule == "none":
+        return torch.zeros_like(dx + dy, dtype=torch.bool)
     if rule == "radius":
         return dx * dx + dy * dy < radius**2
     # IoU > t, with squares of the same side: intersection > 2 size^2 t / (1 + t).
@@ -100,6 +102,8 @@ def point_nms(
     """
     check_nms_rule(rule)
     order = scores.argsort(descending=True, stable=True)
+    if rule == "none":
+        return order
     points, labels = points[order].float(), labels[order]
     reach = size if rule == "pseudo_box" else radius
     better, worse = _near_pairs(points, labels, reach)

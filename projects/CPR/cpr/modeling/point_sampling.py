@@ -31,6 +31,29 @@ def circle_offsets(radius: int, u0: int) -> torch.Tensor:
     return torch.tensor([*offsets, (0.0, 0.0)], dtype=torch.float32)
 
 
+def rectangle_sides(radius: int, aspect: float) -> tuple[float, float]:
+    """Width and height, in cells, of the rectangle that replaces a circle in Table 5a.
+
+    The paper does not define it; ours has the area of the circle, pi R^2, and w : h = `aspect`.
+    """
+    height = math.sqrt(math.pi * radius**2 / aspect)
+    return aspect * height, height
+
+
+def rectangle_offsets(radius: int, aspect: float) -> torch.Tensor:
+    """Offsets of a bag's points for the regions "rect" of Table 5a, in cells.
+
+    All whole cells off the click inside the rectangle of `rectangle_sides` around it, row by row;
+    the annotated point itself is the last element, as in `circle_offsets`.
+
+    Returns:
+        (U, 2) float32, U = (2 floor(w / 2) + 1) (2 floor(h / 2) + 1).
+    """
+    x, y = (math.floor(side / 2) for side in rectangle_sides(radius, aspect))
+    offsets = [(i, j) for j in range(-y, y + 1) for i in range(-x, x + 1) if (i, j) != (0, 0)]
+    return torch.tensor([*offsets, (0, 0)], dtype=torch.float32)
+
+
 def point_bags(points: torch.Tensor, offsets: torch.Tensor, stride: int) -> torch.Tensor:
     """Bags around annotated points: (M, 2) px and (U, 2) cells -> (M, U, 2) px."""
     return points[:, None] + offsets * stride
@@ -116,17 +139,21 @@ def negative_mask(
     radius: int,
     stride: int,
     map_size: tuple[int, int],
+    aspect: float | None = None,
 ) -> torch.Tensor:
     """Class-wise negatives (Eq. 2): cells at least R s away from every point of the class.
 
     A cell is a candidate if its centre lies inside its own image's size. Points of other classes do
-    not exclude it. The official code excludes distances < R s, the paper <= R s.
+    not exclude it. The official code excludes distances < R s, the paper <= R s. With rectangular
+    bags (Table 5a) the same holds for the rectangle: the cells outside the region that bags are
+    sampled from, or on its border, are the negatives. The paper does not say.
 
     Args:
         points: (M, 2) annotated points.
         labels, batch_index: (M,) int64.
         sizes: (B, 2) height, width of the valid area of each image (its own padded size).
         map_size: (H, W).
+        aspect: None for circles, w : h for the rectangles of `rectangle_sides`.
 
     Returns:
         (B, K, H, W) bool.
@@ -136,16 +163,24 @@ def negative_mask(
     centres = cell_centres(height, width, stride, points.device)
     valid = inside(centres, sizes[:, None]).reshape(batch, 1, height, width)
     mask = valid.expand(batch, num_classes, height, width).flatten()
-    # Discs are stamped into the mask: only the (2 R + 3)^2 cells around each point are looked at.
-    reach = torch.arange(-radius - 1, radius + 2, device=points.device)
-    dy, dx = torch.meshgrid(reach, reach, indexing="ij")
+    # Regions are stamped into the mask: only the cells near each point are looked at, (2 R + 3)^2
+    # for a circle.
+    sides = (2 * radius, 2 * radius) if aspect is None else rectangle_sides(radius, aspect)
+    reach_x, reach_y = (
+        torch.arange(-cells, cells + 1, device=points.device)
+        for cells in (math.ceil(side / 2) + 1 for side in sides)
+    )
+    dy, dx = torch.meshgrid(reach_y, reach_x, indexing="ij")
     base = torch.floor(points / stride).long()
     x = base[:, :1] + dx.flatten()
     y = base[:, 1:] + dy.flatten()
-    distance2 = ((x + 0.5) * stride - points[:, :1]) ** 2 + (
-        (y + 0.5) * stride - points[:, 1:]
-    ) ** 2
-    near = distance2 < (radius * stride) ** 2
+    off_x = (x + 0.5) * stride - points[:, :1]
+    off_y = (y + 0.5) * stride - points[:, 1:]
+    if aspect is None:
+        near = off_x**2 + off_y**2 < (radius * stride) ** 2
+    else:
+        half_w, half_h = (side / 2 * stride for side in sides)
+        near = (off_x.abs() < half_w) & (off_y.abs() < half_h)
     on_map = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     plane = (batch_index * num_classes + labels)[:, None]
     # Cells that are not near or not on the map go to a dummy entry behind the mask.

@@ -81,11 +81,22 @@ def detection_point(detection: Mapping) -> tuple[float, float]:
     return x + width / 2, y + height / 2
 
 
-def object_crop(image: np.ndarray, annotation: Mapping, *, output_size: int = 224) -> np.ndarray:
-    """One object, enlarged, with its box, click, semantic points and refined point."""
+def object_crop(
+    image: np.ndarray,
+    annotation: Mapping,
+    *,
+    output_size: int = 224,
+    fit: Sequence[Mapping] = (),
+) -> np.ndarray:
+    """One object, enlarged, with its box, click, semantic points and refined point.
+
+    fit: other records of the object for which there must be room too, so that crops of several of
+    its records show the same cut.
+    """
     layers = annotation_layers([annotation])
-    corners = [layers[name] for name in ("clicks", "semantic", "refined")]
-    corners += [layers["boxes"][:, :2], layers["boxes"][:, :2] + layers["boxes"][:, 2:]]
+    shown = annotation_layers([annotation, *fit])
+    corners = [shown[name] for name in ("clicks", "semantic", "refined")]
+    corners += [shown["boxes"][:, :2], shown["boxes"][:, :2] + shown["boxes"][:, 2:]]
     corners = np.vstack(corners)
     if not len(corners):
         raise ValueError(f"annotation {annotation.get('id')} has neither a point nor a box")

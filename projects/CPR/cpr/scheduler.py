@@ -43,6 +43,11 @@ class Step:
     folder: Path | None = None
     # Of a training: iterations in all; its progress is read from folder/metrics.json.
     iterations: int | None = None
+    # What the step is, if the command says more than that (paths, the device); with the inputs it
+    # decides whether the step must run again.
+    identity: str | None = None
+    # Goes on with what an interrupted run left in `folder`; without it such a run starts over.
+    resume_command: Sequence[str] | None = None
 
 
 @dataclass
@@ -50,14 +55,23 @@ class _Running:
     step: Step
     key: str
     process: subprocess.Popen
+    # Seconds that interrupted runs of the step took before.
+    spent: float = 0.0
+    # Iterations that were done before.
+    resumed_at: int = 0
     started: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return self.spent + time.monotonic() - self.started
 
 
 class Scheduler:
     """Runs `steps` in an order that their dependencies allow, at most `max_parallel` at a time.
 
     Logs go to folder/logs/<name>.log, records of what is done to folder/steps/<name>.json.
-    `environment` is added to that of this process.
+    `environment` is added to that of this process. With `refuse_changes` a step that was run with
+    another command or other inputs is an InputError, instead of being run again.
     """
 
     def __init__(
@@ -68,6 +82,7 @@ class Scheduler:
         max_parallel: int = 1,
         environment: Mapping[str, str] | None = None,
         working_folder: Path | None = None,
+        refuse_changes: bool = False,
     ) -> None:
         names = [step.name for step in steps]
         if len(set(names)) != len(names):
@@ -81,7 +96,9 @@ class Scheduler:
         self._max_parallel = max(1, max_parallel)
         self._environment = {**os.environ, **(environment or {})}
         self._working_folder = working_folder
+        self._refuse_changes = refuse_changes
         self._done: dict[str, float] = {}
+        self._finished_now: set[str] = set()
         self._running: list[_Running] = []
         self._began = time.monotonic()
         self._last_line = -_QUIET
@@ -119,30 +136,43 @@ class Scheduler:
             progressed = True
             key = step_key(step)
             record = self._record(step)
-            if record.get("key") == key and all(path.exists() for path in step.outputs):
-                self._done[step.name] = float(record.get("seconds", 0.0))
+            same = record.get("key") == key
+            if same and "seconds" in record and all(path.exists() for path in step.outputs):
+                self._done[step.name] = float(record["seconds"])
                 self._say(f"{self._count()} {step.name}: done before, kept")
                 continue
-            self._start(step, key)
+            if record and not same and self._refuse_changes:
+                raise InputError(
+                    f"{self._folder}: its step {step.name} was run with other settings or data."
+                    " Give the same ones to go on, or another output folder."
+                )
+            self._start(step, key, record if same and "seconds" not in record else None)
         return progressed
 
-    def _start(self, step: Step, key: str) -> None:
-        self._record_path(step).unlink(missing_ok=True)
-        if step.folder is not None:
+    def _start(self, step: Step, key: str, interrupted: dict | None) -> None:
+        """Starts a step; `interrupted` is the record of a run of the same step that was stopped."""
+        command = step.command
+        resumed_at, spent = 0, 0.0
+        if interrupted is not None and step.resume_command and step.folder and step.folder.exists():
+            command = step.resume_command
+            spent = float(interrupted.get("spent", 0.0))
+            resumed_at = _iterations_done(step)
+        elif step.folder is not None:
             shutil.rmtree(step.folder, ignore_errors=True)
-        self._say(f"{self._count()} {step.name}: started")
-        with open(self._log_path(step), "w", encoding="utf-8") as log:
-            log.write(f"$ {' '.join(step.command)}\n")
+        write_json(self._record_path(step), {"key": key, "spent": spent})
+        self._say(f"{self._count()} {step.name}: {'resumed' if spent else 'started'}")
+        with open(self._log_path(step), "a" if spent else "w", encoding="utf-8") as log:
+            log.write(f"$ {' '.join(command)}\n")
             log.flush()
             process = subprocess.Popen(
-                list(step.command),
+                list(command),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 env=self._environment,
                 cwd=self._working_folder,
             )
-        self._running.append(_Running(step, key, process))
+        self._running.append(_Running(step, key, process, spent, resumed_at))
 
     def _collect(self) -> None:
         for running in list(self._running):
@@ -150,9 +180,11 @@ class Scheduler:
             if code is None:
                 continue
             self._running.remove(running)
-            step, seconds = running.step, time.monotonic() - running.started
+            step, seconds = running.step, running.seconds
             missing = [path for path in step.outputs if not path.exists()]
             if code != 0 or missing:
+                # A failed training is not resumed: what it left may be why it failed.
+                self._record_path(step).unlink(missing_ok=True)
                 reason = f"exit code {code}" if code else f"it did not write {missing[0]}"
                 raise StepFailed(
                     f"{step.name} failed ({reason}). The end of {self._log_path(step)}:\n"
@@ -161,6 +193,7 @@ class Scheduler:
             record = {"key": running.key, "seconds": round(seconds, 2)}
             write_json(self._record_path(step), record)
             self._done[step.name] = seconds
+            self._finished_now.add(step.name)
             self._say(f"{self._count()} {step.name}: done in {_clock(seconds)}")
 
     def _stop_all(self) -> None:
@@ -172,6 +205,9 @@ class Scheduler:
             except subprocess.TimeoutExpired:
                 running.process.kill()
                 running.process.wait()
+            write_json(
+                self._record_path(running.step), {"key": running.key, "spent": running.seconds}
+            )
         self._running.clear()
 
     def _record_path(self, step: Step) -> Path:
@@ -203,7 +239,7 @@ class Scheduler:
         terminal = sys.stderr.isatty()
         if not terminal and time.monotonic() - self._last_line < _QUIET:
             return
-        line = f"{self._count()} " + " | ".join(_state(r) for r in self._running)
+        line = f"{self._count()}{self._left()} " + " | ".join(_state(r) for r in self._running)
         if terminal:
             width = shutil.get_terminal_size().columns
             sys.stderr.write(f"\r\033[K{line[: width - 1]}")
@@ -211,12 +247,32 @@ class Scheduler:
         else:
             self._say(line)
 
+    def _left(self) -> str:
+        """Time left, from the trainings' iterations; they take nearly all of it."""
+        if not any(step.iterations for step in self._steps):
+            return ""
+        running = {r.step.name: r for r in self._running}
+        done_now = sum(
+            max(0, _iterations_done(r.step) - r.resumed_at) for r in self._running
+        ) + sum(step.iterations or 0 for step in self._steps if step.name in self._finished_now)
+        if not done_now:
+            return ""
+        todo = 0
+        for step in self._steps:
+            if step.iterations and step.name not in self._done:
+                done = _iterations_done(step) if step.name in running else 0
+                todo += max(0, step.iterations - done)
+        rate = done_now / (time.monotonic() - self._began)
+        return f", about {_clock(todo / rate)} left"
+
 
 def step_key(step: Step) -> str:
-    """Hash of the step's command and of the content of its input files."""
-    digest = hashlib.sha256(json.dumps(list(step.command)).encode())
+    """Hash of what the step is, by default its command, and of the content of its input files."""
+    what = json.dumps(list(step.command)) if step.identity is None else step.identity
+    digest = hashlib.sha256(what.encode())
     for path in step.inputs:
-        digest.update(str(path).encode())
+        # The name tells the inputs apart; where they lie does not matter to a named step.
+        digest.update((str(path) if step.identity is None else path.name).encode())
         if path.is_file():
             with open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -264,16 +320,26 @@ def available_cpus() -> int:
 
 def _state(running: _Running) -> str:
     step = running.step
-    text = f"{step.name} {_clock(time.monotonic() - running.started)}"
-    if step.iterations is None or step.folder is None:
-        return text
-    records = [r for r in read_training_log(step.folder / "metrics.json") if "total_loss" in r]
-    if records:
-        last = records[-1]
+    text = f"{step.name} {_clock(running.seconds)}"
+    last = _last_losses(step)
+    if last:
         text += f" {last.get('iteration', 0) + 1}/{step.iterations} loss {last['total_loss']:.3f}"
     return text
 
 
+def _last_losses(step: Step) -> dict:
+    """The newest line with losses in the log of a training; {} if there is none."""
+    if step.iterations is None or step.folder is None:
+        return {}
+    records = [r for r in read_training_log(step.folder / "metrics.json") if "total_loss" in r]
+    return records[-1] if records else {}
+
+
+def _iterations_done(step: Step) -> int:
+    return int(_last_losses(step).get("iteration", -1)) + 1
+
+
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
-    return f"{minutes}:{seconds:02d}"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,125 @@
+"""Clicks in a table: one line an object, `file_name,x,y,class` (CSV or TSV).
+
+The first line names the columns, in any order: `file_name` or `image`, `x`, `y`, and, unless there
+is one class only, `class` or `label`. Other columns are not used. Separator: comma, tab or
+semicolon, whichever the first line holds. UTF-8, with or without a byte order mark.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from cpr_deploy.files import InputError
+
+from ..point_json import Problem
+from .import_points import Click, Conventions
+
+logger = logging.getLogger(__name__)
+
+# Column -> the names that it may have.
+COLUMNS = {
+    "image": ("file_name", "image"),
+    "x": ("x",),
+    "y": ("y",),
+    "class": ("class", "label"),
+}
+OPTIONAL = ("class",)
+SEPARATORS = ("\t", ";", ",")
+HEADER_EXAMPLE = "file_name,x,y,class"
+MAX_HEADER = 1 << 16  # characters
+# Python's float() also takes "nan", "1_000" and digits of other scripts.
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+def read(
+    path: Path, images: Mapping[str, dict], conventions: Conventions
+) -> Iterator[Click | Problem]:
+    """The clicks of a table, line by line; see `cpr.data.importers`.
+
+    Args:
+        path: the table.
+        images: not used: a table is in pixels whatever the image.
+        conventions: how the table counts pixels.
+
+    Raises:
+        InputError: not a text in UTF-8, or its first line does not name the columns.
+    """
+    try:
+        # newline="": a cell in quotes may hold line ends, which is the csv module's business.
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            header = file.readline(MAX_HEADER)
+            separator = next((s for s in SEPARATORS if s in header), ",")
+            file.seek(0)
+            yield from _clicks(path, csv.reader(file, delimiter=separator), conventions)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text ({error}). Save it as CSV UTF-8.") from None
+    except csv.Error as error:
+        raise InputError(
+            f"{path}: is not a table ({error}). Save it as CSV, one line an object."
+        ) from None
+
+
+def _clicks(path: Path, rows, conventions: Conventions) -> Iterator[Click | Problem]:
+    columns: dict[str, int] | None = None
+    width = 0
+    line = 1
+    for row in rows:
+        # A row in quotes may span several lines; line_num is its last.
+        record, line = f"line {line}", rows.line_num + 1
+        cells = [cell.strip() for cell in row]
+        if not any(cells):
+            continue
+        if columns is None:
+            columns, width = _columns(path, record, cells), len(cells)
+        elif len(cells) != width:
+            yield Problem(
+                record,
+                f"has {len(cells)} cells, the first line names {width} columns. Correct the line;"
+                " a text with a separator in it needs quotes, a number a decimal point.",
+            )
+        else:
+            yield _click(record, cells, columns, conventions)
+    if columns is None:
+        raise InputError(f"{path}: is empty. Its first line must be {HEADER_EXAMPLE}.")
+
+
+def _columns(path: Path, record: str, cells: list[str]) -> dict[str, int]:
+    """Column -> its place in a line."""
+    names = [cell.lower() for cell in cells]
+    columns = {}
+    for column, synonyms in COLUMNS.items():
+        places = [place for place, name in enumerate(names) if name in synonyms]
+        if len(places) > 1:
+            raise InputError(
+                f"{path}: {record}: {' and '.join(cells[p] for p in places)} name the same column."
+                " Keep one of them."
+            )
+        if places:
+            columns[column] = places[0]
+        elif column not in OPTIONAL:
+            raise InputError(
+                f"{path}: {record}: no column {' or '.join(synonyms)} among"
+                f" {', '.join(map(repr, cells[:8]))}. The first line must name the columns, for"
+                f" example {HEADER_EXAMPLE}."
+            )
+    unused = [cell for place, cell in enumerate(cells) if place not in columns.values()]
+    if unused:
+        logger.info("%s: columns that are not used: %s", path, ", ".join(unused))
+    return columns
+
+
+def _click(
+    record: str, cells: list[str], columns: dict[str, int], conventions: Conventions
+) -> Click | Problem:
+    values = []
+    for axis in ("x", "y"):
+        text = cells[columns[axis]]
+        if not NUMBER.fullmatch(text):
+            return Problem(record, f"{axis} {text!r} is not a number. Write it like 12.5.")
+        values.append(conventions.to_continuous(float(text)))
+    label = cells[columns["class"]] if "class" in columns else None
+    return Click(record, cells[columns["image"]], (values[0], values[1]), label)

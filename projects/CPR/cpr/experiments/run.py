@@ -1,0 +1,318 @@
+"""An experiment from beginning to end: its folder, its steps, its reports."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import logging
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import cpr
+import cpr_deploy
+from cpr_deploy.files import InputError, check_output_folder, read_json, write_json
+
+from ..data.point_json import load_points, save_points
+from ..scheduler import Scheduler, available_cpus
+from . import recipes
+from .data import (
+    CURVE_IMAGES,
+    ExperimentData,
+    choose_classes,
+    has_masks,
+    load_boxes,
+    select,
+)
+from .plan import Experiment, Plan, check_same, plan_rows
+from .report import write_report
+from .results import RowResult, TableResult
+from .settings import WORKING_SIZE, Settings, suggest_settings
+from .tables import TABLES
+
+logger = logging.getLogger(__name__)
+
+CHOICES = "experiment.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for on the command line; see `tools/run_experiments.py --help`."""
+
+    output: Path | None = None
+    recipe: str = "SmallSets"
+    weights: Sequence[str] = ()
+    classes: Sequence[str] = ()
+    top_classes: int | None = None
+    train_images: int | None = None
+    object_size: float | None = None
+    boxes: int = 20
+    working_size: float = WORKING_SIZE
+    schedule: float = 1.0
+    device: str = "auto"
+    options: Sequence[str] = ()
+
+    def classes_of(self, dataset: dict) -> list[str]:
+        return choose_classes(dataset, self.classes, self.top_classes)
+
+    def settings_for(self, dataset: dict) -> Settings:
+        settings = suggest_settings(
+            dataset,
+            object_size=self.object_size,
+            boxes=self.boxes,
+            working_size=self.working_size,
+        )
+        return settings.with_schedule(self.schedule)
+
+
+def suggest(request: Request, data: ExperimentData) -> Settings:
+    """Settings for the training part of `data`, whose objects may have points only."""
+    dataset = load_points(data.train, require="any")
+    classes = request.classes_of(dataset)
+    return request.settings_for(select(dataset, classes=classes, images=request.train_images))
+
+
+def prepare(
+    request: Request,
+    data: ExperimentData,
+    root: Path,
+    *,
+    write: bool = True,
+    must_exist: bool = False,
+) -> Experiment:
+    """Makes the experiment's folder with its data files, or checks that it is the one asked for.
+
+    Args:
+        request: what to run.
+        data: the whole data set.
+        root: the repository.
+        write: False: the folder is only checked, and with `must_exist` it has to be there.
+
+    Raises:
+        InputError: bad data or weights; a folder that was made with other choices.
+    """
+    # Commands run in the repository, results may lie anywhere.
+    output = (request.output or Path("output/experiments") / data.name).resolve()
+    check_output_folder(output)
+    device = choose_device(request.device)
+    recipe = recipes.find_recipe(request.recipe, root / "configs")
+    weights = parse_weights(request.weights, recipe)
+    train, val = load_boxes(data.train), load_boxes(data.val)
+    classes = request.classes_of(train)
+    train = select(train, classes=classes, images=request.train_images)
+    val = select(val, classes=classes)
+    settings = request.settings_for(train)
+    choices = {
+        "dataset": data.name,
+        "train": recipes.file_hash(data.train),
+        "val": recipes.file_hash(data.val),
+        "classes": classes,
+        "train_images": len(train["images"]),
+        "recipe": recipe.name,
+        "settings": dataclasses.asdict(settings),
+        "options": list(request.options),
+    }
+    check_same(output / CHOICES, choices, output)
+    if not write and must_exist and not (output / CHOICES).exists():
+        raise InputError(f"{output}: holds no experiment yet; run it without --report-only first.")
+    folder = output / "data"
+    if write and not (output / CHOICES).exists():
+        save_points(folder / "train.json", train)
+        save_points(folder / "val.json", val)
+        save_points(folder / "curve.json", select(train, images=CURVE_IMAGES))
+        # Last: the folder is an experiment's once all of it is there.
+        write_json(output / CHOICES, choices, indent=1)
+    return Experiment(
+        root=root,
+        output=output,
+        data=dataclasses.replace(
+            data,
+            train=folder / "train.json",
+            val=folder / "val.json",
+            train_images=data.train_images.resolve(),
+            val_images=data.val_images.resolve(),
+        ),
+        settings=settings,
+        recipe=recipe,
+        masks=has_masks(train),
+        weights=weights,
+        device=device,
+        options=request.options,
+    )
+
+
+def plan_tables(
+    experiment: Experiment, tables: Sequence[str], seeds: int
+) -> tuple[Plan, dict[str, list[RowResult]]]:
+    """The steps of all rows of `tables`, and where the results of the rows will lie."""
+    plan = Plan(experiment)
+    rows = {}
+    for name in tables:
+        table = TABLES[name]
+        settings = experiment.settings if experiment.recipe.adapts else None
+        rows[name] = plan_rows(plan, table.rows(settings), seeds, box_ap=table.box_ap)
+    return plan, rows
+
+
+def run_steps(experiment: Experiment, plan: Plan, parallel: int | None) -> None:
+    """Runs the steps that are not done yet."""
+    cpus = available_cpus()
+    on_gpu = experiment.device != "cpu"
+    parallel = parallel or (1 if on_gpu else cpus)
+    threads = str(max(1, cpus // parallel))
+    packages = {str(Path(module.__file__).resolve().parents[1]) for module in (cpr, cpr_deploy)}
+    inherited = os.environ.get("PYTHONPATH")
+    environment = {
+        # More threads than CPUs slow each other down.
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "PYTHONUNBUFFERED": "1",
+        # The commands must use the packages of this process, installed or not.
+        "PYTHONPATH": os.pathsep.join([*sorted(packages), *([inherited] if inherited else [])]),
+    }
+    scheduler = Scheduler(
+        plan.steps,
+        experiment.output,
+        max_parallel=parallel,
+        environment=environment,
+        working_folder=experiment.root,
+        refuse_changes=True,
+    )
+    scheduler.run()
+
+
+def write_reports(
+    experiment: Experiment, tables: Mapping[str, list[RowResult]], seeds: int, command: str
+) -> list[Path]:
+    """A report per table of the steps that are done, in the folders that are returned."""
+    folders = []
+    for name, rows in tables.items():
+        result = TableResult(
+            table=name,
+            title=TABLES[name].title,
+            dataset=experiment.data.name,
+            seeds=seeds,
+            rows=[with_details(row, experiment.output) for row in rows],
+            held_out=experiment.data.val,
+            clicks={seed: experiment.file("points", seed, "coarse.json") for seed in range(seeds)},
+            image_root=experiment.data.train_images,
+            settings=report_settings(experiment),
+            command=command,
+            machine=machine(),
+            date=datetime.date.today().isoformat(),
+        )
+        folders.append(experiment.output / f"table_{name}")
+        write_report(result, folders[-1])
+    return folders
+
+
+def with_details(row: RowResult, output: Path) -> RowResult:
+    """The row with the seconds of its steps and the points refined while CPRNet was trained."""
+    runs = []
+    for run in row.runs:
+        seconds = {}
+        for step in run.seconds:
+            record = output / "steps" / f"{step}.json"
+            if record.exists():
+                seconds[step] = float(read_json(record).get("seconds", 0.0))
+        refined_at = {}
+        if run.rsv_curve is not None and run.rsv_curve.exists():
+            for entry in read_json(run.rsv_curve):
+                if "points" in entry:
+                    refined_at[entry["epoch"]] = run.rsv_curve.parent / entry["points"]
+        runs.append(dataclasses.replace(run, seconds=seconds, refined_at=refined_at))
+    return dataclasses.replace(row, runs=runs)
+
+
+def report_settings(experiment: Experiment) -> dict[str, object]:
+    """What people need to know of the settings."""
+    settings: dict[str, object] = {"recipe": experiment.recipe.name}
+    if experiment.recipe.adapts:
+        settings.update(dataclasses.asdict(experiment.settings))
+    settings["clicks"] = "masks" if experiment.masks else "boxes"
+    settings["training images"] = len(read_json(experiment.data.train)["images"])
+    settings["weights"] = ", ".join(
+        Path(weights).name or recipes.RANDOM for weights in experiment.weights.values()
+    )
+    if experiment.options:
+        settings["options"] = " ".join(experiment.options)
+    return settings
+
+
+def parse_weights(words: Sequence[str], recipe: recipes.Recipe) -> dict[int, str]:
+    """["50=r50.pkl", "r18.pth"] -> {50: "r50.pkl", 0: "r18.pth", 18: "r18.pth"}.
+
+    0 is the recipe's own depth. Without any, an adapting recipe asks for weights; the others name
+    theirs in the config file.
+    """
+    own = recipes.build_cfg(recipe.config("CPRNet"), ["MODEL.DEVICE", "cpu"])
+    weights: dict[int, str] = {}
+    for word in words:
+        depth, separator, file = word.partition("=")
+        if not separator:
+            depth, file = "0", word
+        if not depth.isdigit() or not file:
+            raise InputError(f"--weights {word}: write FILE or DEPTH=FILE, such as 50=R-50.pkl.")
+        if file != recipes.RANDOM and "://" not in file:
+            if not Path(file).is_file():
+                raise InputError(f"--weights {word}: {file} is no file.")
+            file = str(Path(file).resolve())
+        weights[int(depth)] = file
+    if 0 not in weights:
+        weights[0] = weights.get(own.MODEL.RESNETS.DEPTH) or own.MODEL.WEIGHTS or ""
+    if not weights[0]:
+        raise InputError(
+            "--weights is missing: give the file of ImageNet weights of"
+            f" R-{own.MODEL.RESNETS.DEPTH} (a path or detectron2://...), or random."
+        )
+    weights.setdefault(own.MODEL.RESNETS.DEPTH, weights[0])
+    return weights
+
+
+def choose_device(name: str) -> str:
+    """The device that "auto" means here; InputError for a GPU that is not there."""
+    available = torch.cuda.is_available()
+    if name == "auto":
+        return "cuda" if available else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise InputError(f"--device {name}: use auto, cpu or cuda.")
+    if name == "cuda" and not available:
+        raise InputError("--device cuda: torch finds no GPU. Use --device cpu.")
+    return name
+
+
+def machine() -> str:
+    """The hardware, in words."""
+    cpu = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if "model name" in line]
+        cpu = names[0] if names else cpu
+    except OSError:
+        pass
+    text = f"{available_cpus()} cores of {cpu}"
+    if torch.cuda.is_available():
+        text = f"{torch.cuda.get_device_name()}; {text}"
+    return f"{text}; torch {torch.__version__}"
+
+
+def format_settings(settings: Settings, recipe: recipes.Recipe) -> str:
+    """Settings for people, and as KEY VALUE pairs for train_net.py with the recipe's files."""
+    lines = [
+        f"object size {settings.object_size:g} px ({settings.object_size_from})",
+        f"scale {settings.scale:g}: {settings.object_size * settings.scale:.0f} px in the network",
+        f"level {settings.level}, R = {settings.radius} cells",
+    ]
+    for name in ("CPRNet", "P2PNet"):
+        config = recipe.config(name)
+        keys = recipes.settings_keys(settings, name)
+        keys.update(recipes.level_keys(config, settings.level, name))
+        lines += ["", f"{name} (on configs/{recipe.name}/{config.name}):"]
+        for key, value in keys.items():
+            text = str(value).replace(" ", "")
+            lines.append(f'  {key} "{text}"' if isinstance(value, list) else f"  {key} {text}")
+    return "\n".join(lines)

@@ -1,0 +1,192 @@
+import dataclasses
+import json
+import shutil
+
+import pytest
+
+from cpr.experiments.data import ExperimentData
+from cpr.experiments.plan import slug
+from cpr.experiments.run import Request, plan_tables, prepare
+from cpr_deploy.files import InputError
+from scenes import write_scenes
+from tool_runner import ROOT
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Made images as a data set with a held-out part."""
+    folder = tmp_path_factory.mktemp("data")
+    train, images = write_scenes(folder, name="train", clicks=False)
+    val, _ = write_scenes(folder, name="val", seed=1, clicks=False)
+    return ExperimentData("made", train, val, images, images)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "r18.pth"
+    path.write_bytes(b"weights")
+    return path
+
+
+@pytest.fixture
+def request_for(tmp_path, weights):
+    def make(**changes):
+        return Request(
+            **{"output": tmp_path / "out", "weights": [str(weights)], "device": "cpu", **changes}
+        )
+
+    return make
+
+
+def planned(request, data, tables, seeds=1):
+    experiment = prepare(request, data, ROOT)
+    plan, rows = plan_tables(experiment, tables, seeds)
+    return {step.name: step for step in plan.steps}, rows, experiment
+
+
+def test_what_rows_have_in_common_is_done_once(request_for, data):
+    steps, rows, _ = planned(request_for(), data, ["1", "4c", "4d"], seeds=2)
+    trainings = [name for name in steps if steps[name].iterations]
+    # Table 4c: one CPRNet, five refinements, five localizers, one of which Table 1 has.
+    assert sum("cprnet" in name and "p2pnet" not in name for name in trainings) == 2
+    # Per seed: CPRNet, RepPoints (a row and the baseline of self-refinement), P2PNet on clicks,
+    # self-refined, refined and centre points, and on four refinements with a constraint less.
+    assert len(trainings) == 2 * (1 + 1 + 4 + 4)
+    assert {row.key: len(row.runs) for row in rows["4d"]} == dict.fromkeys(
+        ("coarse", "cpr", "centre"), 2
+    )
+    by_key = {row.key: row for row in rows["1"]}
+    assert by_key["cpr"].runs[0].points == rows["4d"][1].runs[0].points
+    assert by_key["cpr"].runs[0].points != by_key["cpr"].runs[1].points
+
+
+def test_steps_only_read_what_earlier_steps_write(request_for, data):
+    steps, _, experiment = planned(request_for(), data, ["1", "2", "3", "4a", "5c", "choices"])
+    prepared = {experiment.data.train, experiment.data.val, experiment.curve}
+    for step in steps.values():
+        todo, before = list(step.after), set()
+        while todo:
+            name = todo.pop()
+            before.add(name)
+            todo += steps[name].after
+        for path in step.inputs:
+            if path not in prepared:
+                assert any(path in steps[name].outputs for name in before), (step.name, path)
+
+
+def test_the_held_out_part_is_only_scored(request_for, data):
+    steps, _, experiment = planned(request_for(), data, ["1", "3"])
+    for step in steps.values():
+        if str(experiment.data.val) in " ".join(step.command):
+            at = step.command.index("DATASETS.TEST")
+            assert str(experiment.data.val) in step.command[at + 1]
+            rest = [*step.command[:at], *step.command[at + 2 :]]
+            assert not any(str(experiment.data.val) in word for word in rest)
+            assert "cprnet" not in step.name.split("-")[1].split("_")[0]
+
+
+def test_localizers_of_a_table_differ_in_their_points_only(request_for, data):
+    steps, _, _ = planned(request_for(), data, ["4d"])
+    commands = []
+    for points in ("coarse", "centre", "cpr_cprnet"):
+        command = " ".join(steps[f"seed0-p2pnet_{points}"].command)
+        commands.append(command.replace(points, "POINTS"))
+    assert commands[0] == commands[1] == commands[2]
+
+
+def test_seeds_change_clicks_and_trainings(request_for, data):
+    steps, _, _ = planned(request_for(), data, ["4d"], seeds=2)
+    for seed in range(2):
+        clicks = steps[f"seed{seed}-coarse"].command
+        assert clicks[clicks.index("--seed") + 1] == str(seed)
+        training = steps[f"seed{seed}-cprnet"].command
+        assert training[training.index("SEED") + 1] == str(seed)
+
+
+def test_identity_is_what_is_trained_not_where(request_for, data, tmp_path):
+    first, _, _ = planned(request_for(), data, ["4d"])
+    second, _, experiment = planned(request_for(output=tmp_path / "other"), data, ["4d"])
+    assert {n: s.identity for n, s in first.items()} == {n: s.identity for n, s in second.items()}
+    on_gpu = dataclasses.replace(experiment, device="cuda")
+    plan, _ = plan_tables(on_gpu, ["4d"], 1)
+    assert {s.name: s.identity for s in plan.steps} == {n: s.identity for n, s in second.items()}
+    longer, _, _ = planned(request_for(output=tmp_path / "longer", schedule=2.0), data, ["4d"])
+    changed = {name for name in first if longer[name].identity != first[name].identity}
+    assert {"seed0-cprnet", "seed0-p2pnet_coarse"} <= changed
+    assert "seed0-coarse" not in changed
+
+
+def test_another_experiment_does_not_go_into_the_folder(request_for, data):
+    prepare(request_for(), data, ROOT)
+    prepare(request_for(), data, ROOT)
+    with pytest.raises(InputError, match=r"settings: .*Give the same ones.*--output"):
+        prepare(request_for(object_size=30.0), data, ROOT)
+    with pytest.raises(InputError, match=r"classes: \['class0', 'class1'\] there, \['class0'\]"):
+        prepare(request_for(classes=["class0"]), data, ROOT)
+    with pytest.raises(InputError, match="train_images: 4 there, 2 now"):
+        prepare(request_for(train_images=2), data, ROOT)
+    with pytest.raises(InputError, match="options"):
+        prepare(request_for(options=["SOLVER.BASE_LR", "0.1"]), data, ROOT)
+
+
+def test_data_files_hold_the_chosen_part(request_for, data):
+    experiment = prepare(request_for(classes=["class1"], train_images=3), data, ROOT)
+    train = json.loads(experiment.data.train.read_text())
+    assert len(train["images"]) == 3
+    assert {c["name"] for c in train["categories"]} == {"class1"}
+    val = json.loads(experiment.data.val.read_text())
+    assert len(val["images"]) == 4
+    assert {a["category_id"] for a in val["annotations"]} == {train["categories"][0]["id"]}
+
+
+def test_rows_without_weights_are_left_out_and_say_so(request_for, data, weights, tmp_path):
+    _, rows, _ = planned(request_for(), data, ["4e"])
+    by_key = {row.key: row for row in rows["4e"]}
+    assert by_key["r18_r18"].runs and not by_key["r18_r18"].missing
+    assert not by_key["r50_r101"].runs
+    assert by_key["r50_r101"].missing == "needs ImageNet weights of R-50: --weights 50=FILE"
+    both = [str(weights), f"50={shutil.copy(weights, tmp_path / 'r50.pth')}"]
+    steps, rows, _ = planned(request_for(weights=both), data, ["4e"])
+    by_key = {row.key: row for row in rows["4e"]}
+    assert by_key["r50_r50"].runs and "R-101" in by_key["r50_r101"].missing
+    command = steps["seed0-cprnet_r50"].command
+    assert command[command.index("MODEL.RESNETS.DEPTH") + 1] == "50"
+    assert command[command.index("MODEL.WEIGHTS") + 1].endswith("r50.pth")
+
+
+def test_random_weights_are_trained_with_norms_that_learn(request_for, data):
+    steps, _, _ = planned(request_for(weights=["random"]), data, ["4d"])
+    command = steps["seed0-cprnet"].command
+    assert command[command.index("MODEL.WEIGHTS") + 1] == ""
+    assert command[command.index("MODEL.RESNETS.NORM") + 1] == "GN"
+
+
+@pytest.mark.parametrize(
+    "changes, text",
+    [
+        ({"weights": []}, "--weights is missing.*R-18"),
+        ({"weights": ["missing.pth"]}, "missing.pth is no file"),
+        ({"weights": ["x=r18.pth"]}, "DEPTH=FILE"),
+        ({"recipe": "Mars"}, "--recipe Mars: unknown. Known: SmallSets, COCO"),
+        ({"device": "tpu"}, "--device tpu"),
+    ],
+)
+def test_bad_requests(request_for, data, changes, text):
+    with pytest.raises(InputError, match=text):
+        prepare(request_for(**changes), data, ROOT)
+
+
+def test_a_benchmark_s_recipe_is_taken_to_the_letter(request_for, data, weights):
+    request = request_for(recipe="COCO", weights=[str(weights)])
+    steps, _, _ = planned(request, data, ["1"])
+    command = " ".join(steps["seed0-cprnet"].command)
+    assert "configs/COCO/cprnet_r50_fpn_p3_12e.yaml" in command
+    assert "INPUT.SCALE" not in command and "SOLVER.MAX_ITER" not in command
+    assert steps["seed0-cprnet"].iterations == 21996
+
+
+def test_slugs():
+    assert slug("cprnet") == "cprnet"
+    assert slug("cprnet", "p3", None, **{"A.B.RADIUS": 8, "A.REGION": "rect/angle"}) == (
+        "cprnet_p3_radius=8_region=rect_angle"
+    )

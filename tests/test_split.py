@@ -1,0 +1,130 @@
+"""Training and held-out parts: nothing lost, nothing in both, the same whatever the order."""
+
+import json
+import logging
+import random
+
+import pytest
+
+from cpr.data.split import split_dataset
+from cpr_deploy.files import InputError
+from tool_runner import run_tool
+
+
+def make_dataset(num_images=10, videos=5):
+    """Images of `videos` folders in turn, with as many objects as their number in the list."""
+    dataset = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "seal"}]}
+    dataset["info"] = {"kept": True}
+    for index in range(num_images):
+        video = index % videos
+        image = {"id": 7 * index, "file_name": f"v{video}/{index}.png", "width": 9, "height": 9}
+        dataset["images"].append({**image, "video": video})
+        for _ in range(index):
+            annotation = {"id": len(dataset["annotations"]), "image_id": image["id"]}
+            dataset["annotations"].append({**annotation, "category_id": 1, "point": [1.0, 2.0]})
+    return dataset
+
+
+def ids(part):
+    return {image["id"] for image in part["images"]}
+
+
+@pytest.mark.parametrize(
+    ("val", "expected"), [(0.2, 2), (0.5, 5), (0.01, 1), (0.99, 9), (0.26, 3), (0.24, 2)]
+)
+def test_images_are_divided_with_their_annotations(val, expected):
+    dataset = make_dataset()
+    train, held_out = split_dataset(dataset, val=val)
+    assert len(held_out["images"]) == expected
+    assert not ids(train) & ids(held_out) and ids(train) | ids(held_out) == ids(dataset)
+    for part in (train, held_out):
+        assert part["info"] == dataset["info"] and part["categories"] == dataset["categories"]
+        assert part["images"] == [i for i in dataset["images"] if i["id"] in ids(part)]
+        wanted = [a for a in dataset["annotations"] if a["image_id"] in ids(part)]
+        assert part["annotations"] == wanted
+
+
+def test_the_division_depends_on_names_and_seed_only():
+    dataset = make_dataset(40)
+    names = {i["file_name"] for i in split_dataset(dataset)[1]["images"]}
+    random.Random(0).shuffle(dataset["images"])
+    for image in dataset["images"]:
+        image["id"] += 1000
+    dataset["annotations"] = []
+    assert {i["file_name"] for i in split_dataset(dataset)[1]["images"]} == names
+    assert {i["file_name"] for i in split_dataset(dataset, seed=1)[1]["images"]} != names
+
+
+def test_every_image_can_be_held_out():
+    dataset = make_dataset()
+    seen = set().union(*(ids(split_dataset(dataset, seed=seed)[1]) for seed in range(60)))
+    assert seen == ids(dataset)
+
+
+@pytest.mark.parametrize("key", ["video", "folder"])
+def test_sequences_stay_together(key):
+    train, held_out = split_dataset(make_dataset(), val=0.4, by=key)
+    videos = [{image["video"] for image in part["images"]} for part in (train, held_out)]
+    assert not videos[0] & videos[1]
+    assert len(held_out["images"]) == 4
+
+
+def test_one_long_sequence_is_no_reason_to_hold_out_more():
+    """Sequences of 1, 1 and 8 images: whatever comes first, both parts have one."""
+    dataset = make_dataset(10, videos=1)
+    for image, video in zip(dataset["images"], [0, 1] + [2] * 8, strict=True):
+        image["video"] = video
+    for seed in range(20):
+        train, held_out = split_dataset(dataset, val=0.2, seed=seed, by="video")
+        assert train["images"] and len(held_out["images"]) in (1, 2, 8)
+
+
+def test_tiles_of_one_file_stay_together():
+    dataset = make_dataset()
+    for index, image in enumerate(dataset["images"]):
+        image.update(file_name=f"{index // 5}.png", corner=[0, 0, 9, 9])
+    train, held_out = split_dataset(dataset, val=0.2)
+    assert (len(train["images"]), len(held_out["images"])) == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"val": 0}, "above 0 and below 1"),
+        ({"val": float("nan")}, "above 0"),
+        ({"by": "camera"}, "image id 0: has no key 'camera'"),
+    ],
+)
+def test_bad_settings_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        split_dataset(make_dataset(), **arguments)
+
+
+def test_one_image_or_sequence_cannot_be_divided():
+    with pytest.raises(InputError, match="only one image file"):
+        split_dataset(make_dataset(1))
+    with pytest.raises(InputError, match="only one value of 'folder'"):
+        split_dataset(make_dataset(4, videos=1), by="folder")
+
+
+def test_a_class_that_is_only_held_out_is_pointed_out(caplog):
+    dataset = make_dataset(2)
+    dataset["categories"].append({"id": 2, "name": "bird"})
+    with caplog.at_level(logging.WARNING):
+        split_dataset(dataset)
+    assert "no 'bird'" in caplog.text
+
+
+def test_the_command(tmp_path, capsys):
+    path, output = tmp_path / "clicks.json", tmp_path / "new"
+    path.write_text(json.dumps(make_dataset()))
+    arguments = ["split", "--annotations", path, "--output-dir", output, "--val", "0.2"]
+    assert run_tool("prepare_points", *arguments, "--by-sequence", "video") == 0
+    assert "8 images" in capsys.readouterr().out
+    train, held_out = (json.loads((output / f"{n}.json").read_text()) for n in ("train", "val"))
+    assert (len(train["images"]), len(held_out["images"])) == (8, 2)
+    assert run_tool("prepare_points", *arguments, "--val", "2") == 2
+    assert f"{path}: val 2.0" in capsys.readouterr().err
+    arguments[2] = output / "train.json"
+    assert run_tool("prepare_points", *arguments) == 2
+    assert "would be overwritten" in capsys.readouterr().err
