@@ -7,6 +7,7 @@ import pytest
 from cpr.experiments.data import ExperimentData
 from cpr.experiments.plan import slug
 from cpr.experiments.run import Request, plan_tables, prepare
+from cpr.refiners import REFINER, Refiner
 from cpr_deploy.files import InputError
 from scenes import write_scenes
 from tool_runner import ROOT
@@ -190,3 +191,54 @@ def test_slugs():
     assert slug("cprnet", "p3", None, **{"A.B.RADIUS": 8, "A.REGION": "rect/angle"}) == (
         "cprnet_p3_radius=8_region=rect_angle"
     )
+
+
+@pytest.fixture
+def own_refiners():
+    class Still(Refiner):
+        needs_network = False
+
+        def refine(self, dataset, images):
+            raise NotImplementedError
+
+    class Learned(Still):
+        needs_network = True
+
+    for name, refiner in (("still", Still), ("learned", Learned)):
+        REFINER.register(name)(refiner)
+    yield
+    for name in ("still", "learned"):
+        REFINER._obj_map.pop(name)
+
+
+def test_a_refiner_of_one_s_own_is_a_row(request_for, data, own_refiners, tmp_path):
+    config = tmp_path / "still.yaml"
+    config.write_text("TEST: {STILL: 3}")
+    network = tmp_path / "network.yaml"
+    network.write_text(f"_BASE_: {ROOT / 'configs' / 'SmallSets' / 'Base-CPRNet-R18C4.yaml'}")
+    request = request_for(refiners=[f"still={config}", f"learned={network}"], plugins=["mine"])
+    experiment = prepare(request, data, ROOT)
+    plan, rows = plan_tables(experiment, ["4d"], 1, request.extra_rows())
+    steps = {step.name: step for step in plan.steps}
+    assert [row.key for row in rows["4d"]] == ["coarse", "cpr", "centre", "still", "learned"]
+
+    still = steps["seed0-still_still"]
+    command = " ".join(still.command)
+    assert "--refiner still --plugin mine" in command and str(config) in command
+    assert "--weights" not in command and still.after == ["seed0-coarse"]
+    trained = steps["seed0-learned_network"]
+    assert trained.iterations == experiment.settings.cprnet_iterations
+    refined = steps["seed0-learned_learned_network"]
+    assert trained.outputs[0] in refined.inputs and refined.after == [trained.name]
+    assert steps["seed0-p2pnet_learned_learned_network"].after == [refined.name]
+
+
+def test_bad_refiners(request_for, data, own_refiners):
+    with pytest.raises(InputError, match="refiner 'magic': there is none"):
+        request_for(refiners=["magic"]).extra_rows()
+    with pytest.raises(InputError, match=r"missing\.yaml is no file"):
+        request_for(refiners=["still=missing.yaml"]).extra_rows()
+    request = request_for(refiners=["learned"])
+    experiment = prepare(request, data, ROOT)
+    _, rows = plan_tables(experiment, ["4d"], 1, request.extra_rows())
+    assert "--refiner learned=CONFIG" in rows["4d"][-1].missing

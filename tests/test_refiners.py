@@ -438,6 +438,26 @@ def test_the_readme_example(scenes, tmp_path, capsys, monkeypatch):
         ]
         assert pixels[int(y), int(x)] == max(around)
 
+    # As a row of a table: planned here, and its step is the command above.
+    mine = tmp_path / "datasets" / "mine"
+    (mine / "annotations").mkdir(parents=True)
+    (mine / "images").symlink_to(scenes[1])
+    for part in ("train", "val"):
+        (mine / "annotations" / f"{part}.json").write_bytes(scenes[0].read_bytes())
+    (tmp_path / "resnet18-f37072fd.pth").touch()
+    command = re.search(r"    python (tools/run_experiments[^\n]*\\\n[^\n]*)", text)[1]
+    script, *words = command.replace("\\\n", " ").split()
+    done = subprocess.run(
+        [sys.executable, ROOT / script, *words, "--list"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"seed0-brightest_brightest: .*--refiner brightest --plugin", done.stdout)
+    assert "p2pnet_brightest_brightest" in done.stdout
+
 
 @pytest.fixture
 def registered(request):

@@ -14,6 +14,7 @@ MODEL_ZOO.md.
 
 import argparse
 import logging
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -62,6 +63,20 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--schedule", type=float, default=1.0, metavar="X", help="times as many iterations"
     )
+    parser.add_argument(
+        "--refiner",
+        action="append",
+        default=[],
+        metavar="NAME[=CONFIG]",
+        help="add a row for a refiner of your own, with its config if it has one",
+    )
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="Python module that registers refiners; it is imported, so it must be trusted",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
         "--parallel", type=int, metavar="N", help="trainings at a time; default: CPUs, or 1 a GPU"
@@ -92,6 +107,7 @@ def main() -> int:
         suggest,
         write_reports,
     )
+    from cpr.refiners.registry import import_plugins
     from cpr.scheduler import StepFailed
 
     request = Request(
@@ -107,7 +123,12 @@ def main() -> int:
         schedule=args.schedule,
         device=args.device,
         options=args.opts,
+        refiners=args.refiner,
+        plugins=args.plugin,
     )
+    if args.plugin:
+        sys.path.append(os.getcwd())
+        import_plugins(args.plugin)
     data = find_data(args.dataset)
     if args.suggest:
         print(format_settings(suggest(request, data), find_recipe("SmallSets", ROOT / "configs")))
@@ -119,7 +140,7 @@ def main() -> int:
         write=not (args.list or args.report_only),
         must_exist=args.report_only,
     )
-    plan, tables = plan_tables(experiment, args.table, args.seeds)
+    plan, tables = plan_tables(experiment, args.table, args.seeds, request.extra_rows())
     if args.list:
         for step in plan.steps:
             print(f"{step.name}: {shlex.join(step.command)}")

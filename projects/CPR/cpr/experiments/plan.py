@@ -16,6 +16,7 @@ from pathlib import Path
 
 from cpr_deploy.files import InputError
 
+from ..refiners import get_refiner
 from ..scheduler import Step
 from . import recipes
 from .data import ExperimentData
@@ -39,6 +40,7 @@ class Experiment:
         masks: simulated clicks fall on the object's mask instead of in its box.
         weights: ResNet depth -> file with ImageNet weights, or recipes.RANDOM.
         options: config keys for all trainings, from the command line.
+        plugins: modules that register refiners.
     """
 
     root: Path
@@ -50,6 +52,7 @@ class Experiment:
     weights: Mapping[int, str]
     device: str
     options: Sequence[str] = ()
+    plugins: Sequence[str] = ()
 
     def file(self, kind: str, seed: int, name: str) -> Path:
         return self.output / f"seed{seed}" / kind / name
@@ -78,7 +81,7 @@ class Plan:
         """
         points, chain = self._points(row, seed)
         name, folder = self._train_localizer(row, seed, points, chain[-1:], box_ap=box_ap)
-        refined = row.points in ("cpr", "self")
+        refined = row.points not in ("coarse", "centre", "boxes")
         curve = None
         if row.points == "cpr":
             curve = self._cprnet_folder(row, seed) / "rsv_curve.json"
@@ -102,11 +105,16 @@ class Plan:
         coarse, chain = self._clicks(seed, "coarse")
         if row.points == "cpr":
             trained, folder, config, options = self._train_cprnet(row, seed, coarse, chain[-1])
-        else:
+        elif row.points == "self":
             # The pseudo-box localizer of Table 1, on the same clicks.
             baseline = Row("", "", "coarse", localizer="RepPoints")
             trained, folder = self._train_localizer(baseline, seed, coarse, chain)
             config, options = self._training_config("RepPoints", seed, {}, None, None)
+        elif get_refiner(row.points).needs_network:
+            trained, folder, config, options = self._train_refiner(row, seed, coarse, chain)
+        else:
+            trained, folder = chain.pop(), None
+            config, options = row.refiner_config, list(self.experiment.options)
         refined, step = self._refine(row, seed, coarse, trained, folder, config, options)
         return refined, [*chain, trained, step]
 
@@ -153,6 +161,28 @@ class Plan:
         )
         return name, folder, config, options
 
+    def _train_refiner(
+        self, row: Row, seed: int, coarse: Path, after: list[str]
+    ) -> tuple[str, Path, Path, list[str]]:
+        """The network of a refiner of the user's, on the clicks."""
+        config = row.refiner_config
+        if config is None:
+            raise InputError(f"refiner {row.points} needs a network: --refiner {row.points}=CONFIG")
+        architecture = recipes.build_cfg(config, ["MODEL.DEVICE", "cpu"]).MODEL.META_ARCHITECTURE
+        config, options = self._training_config(architecture, seed, {}, None, None, config=config)
+        folder = self.experiment.file("training", seed, slug(f"{row.points}_{config.stem}"))
+        name = self._train(
+            f"seed{seed}-{folder.name}",
+            config,
+            options,
+            folder,
+            None,
+            train=f"points:{coarse}@{self.experiment.data.train_images}",
+            after=after,
+            inputs=[coarse],
+        )
+        return name, folder, config, options
+
     def _cprnet_folder(self, row: Row, seed: int) -> Path:
         parts = [row.level] if row.level else []
         parts += [f"r{row.depths[0]}"] if row.depths else []
@@ -163,32 +193,42 @@ class Plan:
         row: Row,
         seed: int,
         coarse: Path,
-        trained: str,
-        folder: Path,
-        config: Path,
+        after: str,
+        folder: Path | None,
+        config: Path | None,
         options: list[str],
     ) -> tuple[Path, str]:
-        """The row's refiner on the clicks; `folder` holds the network that it uses."""
-        weights = folder / "model_final.pth"
-        stem = slug(f"{row.points}_{folder.name}", **row.refine)
+        """The row's refiner on the clicks; `folder` holds the network that it uses, if any."""
+        weights = None if folder is None else folder / "model_final.pth"
+        network = config.stem if config else "clicks"
+        stem = slug(f"{row.points}_{folder.name if folder else network}", **row.refine)
         output = self.experiment.file("points", seed, f"{stem}.json")
         report = output.with_suffix(".report.json")
         options = [*options, *recipes.as_options(row.refine)]
-        command = self._tool("refine_points.py", "--refiner", row.points, "--config-file", config)
-        command += ["--weights", str(weights), "--annotations", str(coarse)]
+        command = self._tool("refine_points.py", "--refiner", row.points)
+        command += [word for plugin in self.experiment.plugins for word in ("--plugin", plugin)]
+        command += ["--config-file", str(config)] if config else []
+        command += ["--weights", str(weights)] if weights else []
+        command += ["--annotations", str(coarse)]
         command += ["--image-root", str(self.experiment.data.train_images)]
         command += ["--output", str(output), "--report", str(report), "--semantic-points"]
         name = self._add(
             Step(
                 f"seed{seed}-{stem}",
                 [*command, *options, "MODEL.DEVICE", self.experiment.device],
-                after=[trained],
-                inputs=[coarse, weights],
+                after=[after],
+                inputs=[coarse, *([weights] if weights else [])],
                 outputs=[output, report],
-                identity=f"{row.points} {recipes.describe_config(config, options)}",
+                identity=f"{row.points} {self._describe(config, options, known=bool(weights))}",
             )
         )
         return output, name
+
+    def _describe(self, config: Path | None, options: list[str], *, known: bool) -> str:
+        """What a refinement is; a config with keys of a plugin (not `known`) goes by its text."""
+        if known:
+            return recipes.describe_config(config, options)
+        return f"{config.read_text(encoding='utf-8') if config else ''} {' '.join(options)}"
 
     def _train_localizer(
         self, row: Row, seed: int, points: Path, after: list[str], *, box_ap: bool = False
@@ -229,10 +269,12 @@ class Plan:
         keys: Keys,
         level: str | None,
         depth: int | None,
+        *,
+        config: Path | None = None,
     ) -> tuple[Path, list[str]]:
         """Config file and options of a training: settings, level, depth, row, command line."""
         experiment = self.experiment
-        config = experiment.recipe.config(architecture)
+        config = config or experiment.recipe.config(architecture)
         merged: dict[str, object] = {"SEED": seed}
         if experiment.recipe.adapts:
             merged.update(recipes.settings_keys(experiment.settings, architecture))
@@ -264,14 +306,18 @@ class Plan:
         depth: int | None,
         *,
         train: str,
-        test: str,
         after: list[str],
         inputs: list[Path],
-        outputs: list[Path],
+        test: str | None = None,
+        outputs: Sequence[Path] = (),
     ) -> str:
         command = self._tool("train_net.py", "--config-file", config)
         weights = self._weights(depth)
-        what = {"OUTPUT_DIR": folder, "DATASETS.TRAIN": (train,), "DATASETS.TEST": (test,)}
+        what = {
+            "OUTPUT_DIR": folder,
+            "DATASETS.TRAIN": (train,),
+            "DATASETS.TEST": (test,) if test else (),
+        }
         if weights and weights != recipes.RANDOM:
             what["MODEL.WEIGHTS"] = weights
         words = recipes.as_options(what)

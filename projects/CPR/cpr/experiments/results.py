@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 # Keys of the rows that the gap closed compares: trained on clicks, on true centres, on refined
-# points. All of them use the same localizer and schedule.
+# points (these two, and every other row with a refiner). All use the same localizer and schedule.
 COARSE, CENTRE = "coarse", "centre"
 REFINED = ("self", "cpr")
 

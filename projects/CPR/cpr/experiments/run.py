@@ -18,6 +18,7 @@ import cpr_deploy
 from cpr_deploy.files import InputError, check_output_folder, read_json, write_json
 
 from ..data.point_json import load_points, save_points
+from ..refiners import get_refiner
 from ..scheduler import Scheduler, available_cpus
 from . import recipes
 from .data import (
@@ -32,7 +33,7 @@ from .plan import Experiment, Plan, check_same, plan_rows
 from .report import write_report
 from .results import RowResult, TableResult
 from .settings import WORKING_SIZE, Settings, suggest_settings
-from .tables import TABLES
+from .tables import TABLES, Row
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,21 @@ class Request:
     schedule: float = 1.0
     device: str = "auto"
     options: Sequence[str] = ()
+    # Refiners of the user's as NAME or NAME=CONFIG, and the modules that register them.
+    refiners: Sequence[str] = ()
+    plugins: Sequence[str] = ()
+
+    def extra_rows(self) -> list[Row]:
+        """A row for each refiner of the user's, beside those of the table."""
+        rows = []
+        for word in self.refiners:
+            name, _, config = word.partition("=")
+            get_refiner(name)  # says which there are
+            if config and not Path(config).is_file():
+                raise InputError(f"--refiner {word}: {config} is no file.")
+            path = Path(config).resolve() if config else None
+            rows.append(Row(name, f"{name} + P2PNet", name, refiner_config=path))
+        return rows
 
     def classes_of(self, dataset: dict) -> list[str]:
         return choose_classes(dataset, self.classes, self.top_classes)
@@ -142,19 +158,25 @@ def prepare(
         weights=weights,
         device=device,
         options=request.options,
+        plugins=request.plugins,
     )
 
 
 def plan_tables(
-    experiment: Experiment, tables: Sequence[str], seeds: int
+    experiment: Experiment, tables: Sequence[str], seeds: int, extra: Sequence[Row] = ()
 ) -> tuple[Plan, dict[str, list[RowResult]]]:
-    """The steps of all rows of `tables`, and where the results of the rows will lie."""
+    """The steps of all rows of `tables`, and where the results of the rows will lie.
+
+    `extra` rows are added to each table that does not have them.
+    """
     plan = Plan(experiment)
     rows = {}
     for name in tables:
         table = TABLES[name]
         settings = experiment.settings if experiment.recipe.adapts else None
-        rows[name] = plan_rows(plan, table.rows(settings), seeds, box_ap=table.box_ap)
+        own = table.rows(settings)
+        own += [row for row in extra if row.key not in {other.key for other in own}]
+        rows[name] = plan_rows(plan, own, seeds, box_ap=table.box_ap)
     return plan, rows
 
 

@@ -310,8 +310,8 @@ def _summarize_gaps(rows: list[dict], samples: dict, main: str) -> dict[str, dic
         return {}
     return {
         key: _summarize_gap(by_key[COARSE], by_key[key], by_key[CENTRE], samples, main)
-        for key in REFINED
-        if key in by_key
+        for key, row in by_key.items()
+        if key in REFINED or (row["refinement"] and key not in (COARSE, CENTRE))
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from .settings import Settings, radius_for
 
@@ -26,7 +27,8 @@ class Row:
         key: name of the row within its table.
         label: as people read it.
         points: what the localizer is trained on: "coarse" (clicks), "centre", "boxes" (the true
-            boxes, for box detectors only), or the name of a refiner: "self", "cpr".
+            boxes, for box detectors only), or the name of a refiner: "self", "cpr", or any other
+            that is registered.
         localizer: its meta-architecture.
         cprnet: keys that differ in CPRNet's training.
         refine: keys that differ in the refinement; rows that differ in nothing else share a CPRNet.
@@ -34,6 +36,8 @@ class Row:
         levels: FPN level of CPRNet, if it is not that of the settings.
         depths: of the ResNets of CPRNet and of the localizer, if they are not the standard one.
         paper: figures of the paper, by its data sets.
+        refiner_config: config file of a refiner other than "self" and "cpr"; if the refiner needs a
+            network, it is trained on the clicks with this file.
     """
 
     key: str
@@ -46,6 +50,7 @@ class Row:
     level: str | None = None
     depths: tuple[int, int] | None = None
     paper: Mapping[str, float] = field(default_factory=dict)
+    refiner_config: Path | None = None
 
     @property
     def overrides(self) -> list[str]:
