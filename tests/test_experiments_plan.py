@@ -130,6 +130,78 @@ def test_another_experiment_does_not_go_into_the_folder(request_for, data):
         prepare(request_for(options=["SOLVER.BASE_LR", "0.1"]), data, ROOT)
 
 
+def test_a_folder_of_others_is_left_alone(request_for, data, tmp_path):
+    theirs = tmp_path / "out" / "data" / "train.json"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+    with pytest.raises(InputError, match="no experiment's folder"):
+        prepare(request_for(), data, ROOT)
+    assert theirs.read_text() == "mine"
+
+
+def test_data_files_that_were_not_written_yet_are(request_for, data):
+    experiment = prepare(request_for(), data, ROOT)
+    before = experiment.curve.read_bytes()
+    experiment.curve.unlink()
+    prepare(request_for(), data, ROOT)
+    assert experiment.curve.read_bytes() == before
+
+
+def test_parts_must_fit_each_other(request_for, data, tmp_path):
+    val = json.loads(data.val.read_text())
+    val["categories"][0]["id"] = 99
+    for annotation in val["annotations"]:
+        annotation["category_id"] = 7
+    other = tmp_path / "val.json"
+    other.write_text(json.dumps(val))
+    with pytest.raises(InputError, match="its categories differ"):
+        prepare(request_for(), dataclasses.replace(data, val=other), ROOT)
+    val = json.loads(data.val.read_text())
+    val["images"][0]["file_name"] = "gone.png"
+    other.write_text(json.dumps(val))
+    # Before the trainings, not after them.
+    with pytest.raises(InputError, match=r"gone\.png: no such image"):
+        prepare(request_for(), dataclasses.replace(data, val=other), ROOT)
+
+
+def test_flat_boxes_are_left_out(request_for, data, tmp_path):
+    """COCO's train2017 has two boxes of height 0."""
+    train = json.loads(data.train.read_text())
+    train["annotations"][0]["bbox"][3] = 0.0
+    other = tmp_path / "train.json"
+    other.write_text(json.dumps(train))
+    experiment = prepare(request_for(), dataclasses.replace(data, train=other), ROOT)
+    kept = json.loads(experiment.data.train.read_text())["annotations"]
+    assert [a["id"] for a in kept] == [a["id"] for a in train["annotations"][1:]]
+
+
+def test_rows_that_are_the_standard_share_its_steps(request_for, data):
+    steps, rows, experiment = planned(request_for(), data, ["1", "4b", "4e", "5c"])
+    assert experiment.settings.level == "p2"
+    cprnets = {run.rsv_curve.parent.name for row in rows["4b"] for run in row.runs}
+    assert "cprnet" in cprnets and len(cprnets) == len(rows["4b"])
+    standard = next(row for row in rows["1"] if row.key == "cpr").runs[0]
+    assert rows["4e"][0].runs[0].points == standard.points
+    same = [row.key for row in rows["5c"] if row.runs[0].points == standard.points]
+    assert same == ["delta1_0.10", "delta2_0.50"]
+    identities = [(s.identity, *s.inputs) for s in steps.values() if s.iterations]
+    assert len(set(identities)) == len(identities)
+
+
+def test_a_row_is_what_it_says_whatever_the_command_line(request_for, data):
+    steps, rows, _ = planned(request_for(options=["MODEL.CPRNET.U0", "5"]), data, ["5b"])
+    for row in rows["5b"]:
+        command = steps[f"seed0-{row.runs[0].rsv_curve.parent.name}"].command
+        last = len(command) - command[::-1].index("MODEL.CPRNET.U0")
+        assert f"u0 = {command[last]}" == row.label
+
+
+def test_processes_are_passed_on(request_for, data):
+    steps, _, _ = planned(request_for(num_gpus=4), data, ["4d"])
+    command = " ".join(steps["seed0-cprnet"].command)
+    assert "--num-gpus 4" in command
+
+
 def test_data_files_hold_the_chosen_part(request_for, data):
     experiment = prepare(request_for(classes=["class1"], train_images=3), data, ROOT)
     train = json.loads(experiment.data.train.read_text())
@@ -167,7 +239,10 @@ def test_random_weights_are_trained_with_norms_that_learn(request_for, data):
     [
         ({"weights": []}, "--weights is missing.*R-18"),
         ({"weights": ["missing.pth"]}, "missing.pth is no file"),
-        ({"weights": ["x=r18.pth"]}, "DEPTH=FILE"),
+        ({"weights": ["x=r18.pth"]}, "x=r18.pth is no file. Give FILE or DEPTH=FILE"),
+        ({"recipe": "COCO", "schedule": 0.5}, "--schedule: recipe COCO fixes"),
+        ({"train_images": 0}, "--train-images 0"),
+        ({"top_classes": -1}, "--top-classes -1"),
         ({"recipe": "Mars"}, "--recipe Mars: unknown. Known: SmallSets, COCO"),
         ({"device": "tpu"}, "--device tpu"),
     ],

@@ -82,6 +82,15 @@ def test_spacing_by_brute_force():
     assert click_spacing(data) == pytest.approx(np.median(nearest))
 
 
+def test_double_clicks_are_no_distance():
+    clicks = dataset(side=30.0, spacing=30.0, boxes=False)
+    clicks["annotations"] += [{**a, "id": 100 + a["id"]} for a in clicks["annotations"]]
+    assert click_spacing(clicks) == 30.0
+    one = dataset(columns=1, rows=1, boxes=False)
+    one["annotations"] *= 2
+    assert click_spacing(one) is None
+
+
 def test_ignored_objects_do_not_count():
     data = dataset(side=24.0)
     for a in data["annotations"][:6]:
@@ -128,6 +137,7 @@ def test_a_size_that_is_given_wins():
         (dataset(columns=1, rows=1, boxes=False), {}, "--object-size"),
         (dataset(), {"object_size": -3.0}, "above 0"),
         (dataset(), {"working_size": 0.0}, "above 0"),
+        (dataset(), {"object_size": float("nan")}, "--object-size nan"),
     ],
 )
 def test_what_cannot_be_known_is_refused(data, options, text):

@@ -1,4 +1,7 @@
+import dataclasses
 import json
+import os
+import subprocess
 import sys
 import time
 
@@ -177,6 +180,86 @@ def test_a_failed_training_starts_over(tmp_path):
         Scheduler([interrupted_training(folder, fails=True)], tmp_path / "run").run()
     stop_half_way(interrupted_training(folder), tmp_path / "run", refuse_changes=True)
     assert len((folder / "metrics.json").read_text().splitlines()) == 1
+
+
+def test_a_killed_training_is_resumed(tmp_path):
+    """As the system does when memory runs out; an exit code of its own would start over."""
+    folder = tmp_path / "training"
+    step = interrupted_training(folder)
+    code = step.command[-1].replace("import time; time.sleep(60)", "os.kill(os.getpid(), 9)")
+    killed = dataclasses.replace(step, command=python(code))
+    with pytest.raises(StepFailed, match=r"exit code -9"):
+        Scheduler([killed], tmp_path / "run").run()
+    Scheduler([step], tmp_path / "run").run()
+    assert len((folder / "metrics.json").read_text().splitlines()) == 2
+
+
+def test_other_steps_go_on_after_a_failure(tmp_path):
+    out = tmp_path / "out"
+    steps = [
+        Step("bad", python("raise SystemExit(1)")),
+        Step("follows", writes(tmp_path / "never"), after=["bad"]),
+        Step("last", writes(tmp_path / "never"), after=["follows"]),
+        Step("good", writes(out), outputs=[out]),
+    ]
+    with pytest.raises(StepFailed) as error:
+        Scheduler(steps, tmp_path / "run", keep_going=True, stamp={"machine": "m"}).run()
+    text = str(error.value)
+    assert "bad failed" in text and "follows was not run, because bad" in text and "last" in text
+    assert out.exists() and not (tmp_path / "never").exists()
+    record = json.loads((tmp_path / "run" / "steps" / "good.json").read_text())
+    assert record["machine"] == "m" and record["seconds"] > 0
+
+
+def test_what_follows_on_a_step_that_is_remade_may_change(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+
+    def run(text):
+        steps = [
+            Step("one", writes(first, text), outputs=[first], identity="one"),
+            Step(
+                "two", writes(second), after=["one"], inputs=[first], outputs=[second], identity="2"
+            ),
+        ]
+        Scheduler(steps, tmp_path / "run", refuse_changes=True).run()
+
+    run("a")
+    first.unlink()
+    run("b")  # as a training that is not repeatable to the bit
+    assert second.read_text() == "xx"
+    first.write_text("changed by hand")
+    with pytest.raises(InputError, match="step two"):
+        run("b")
+
+
+def test_one_scheduler_at_a_time_and_no_command_outlives_it(tmp_path):
+    beat = tmp_path / "beat"
+    code = (
+        "from pathlib import Path\n"
+        "from cpr.scheduler import Scheduler, Step\n"
+        "import sys\n"
+        f"beat = {str(beat)!r}\n"
+        'work = f\'import time\\nwhile True: open({beat!r}, "a").write("x"); time.sleep(0.02)\'\n'
+        f"run = Path({str(tmp_path / 'run')!r})\n"
+        "Scheduler([Step('endless', [sys.executable, '-c', work])], run).run()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(python(code), env=environment, stderr=subprocess.DEVNULL) as process:
+        try:
+            end = time.monotonic() + 30
+            while not beat.exists():
+                assert time.monotonic() < end
+                time.sleep(0.02)
+            with pytest.raises(InputError, match="another run works in it"):
+                Scheduler([Step("a", python("pass"))], tmp_path / "run").run()
+        finally:
+            process.kill()
+        process.wait()
+        time.sleep(0.5)
+        size = beat.stat().st_size
+        time.sleep(0.5)
+        assert beat.stat().st_size == size, "the command still runs"
+    Scheduler([Step("a", python("pass"))], tmp_path / "run").run()
 
 
 def test_identity_stands_for_the_command(tmp_path):

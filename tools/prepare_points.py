@@ -50,7 +50,7 @@ def run_coarse(args: argparse.Namespace) -> int:
     from cpr.data.point_json import load_points, save_points
 
     check_outputs([args.output], [args.annotations])
-    dataset = load_points(args.annotations, require=None)
+    dataset = load_points(args.annotations, require=None, drop_flat=True)
     try:
         dataset = add_coarse_points(
             dataset,

@@ -16,6 +16,7 @@ import argparse
 import logging
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -42,10 +43,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="default: output/experiments/NAME")
     parser.add_argument(
         "--weights",
-        nargs="+",
+        action="append",
         default=[],
         metavar="[DEPTH=]FILE",
-        help="ImageNet weights of the backbone, or random; with DEPTH= for the rows of table 4e",
+        help="ImageNet weights of the backbone, or random; for the rows of table 4e once more for"
+        " each depth",
     )
     parser.add_argument(
         "--recipe", default="SmallSets", help="SmallSets (fits any set), COCO, DOTA or SeaPerson"
@@ -79,16 +81,24 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
-        "--parallel", type=int, metavar="N", help="trainings at a time; default: CPUs, or 1 a GPU"
+        "--parallel",
+        type=int,
+        metavar="N",
+        help="trainings at a time; default: one a CPU as far as memory allows, on a GPU one",
     )
-    parser.add_argument("--list", action="store_true", help="print the steps, run nothing")
+    parser.add_argument("--num-gpus", type=int, default=1, help="of each training")
+    parser.add_argument(
+        "--list", action="store_true", help="print the commands, run nothing and write nothing"
+    )
     parser.add_argument("--report-only", action="store_true", help="of what is there; run nothing")
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys of all trainings"
     )
     args = parser.parse_args()
-    if args.seeds < 1 or args.schedule <= 0:
-        parser.error("--seeds and --schedule must be above 0")
+    if args.seeds < 1 or args.num_gpus < 1 or not 0 < args.schedule < 1000:
+        parser.error("--seeds, --num-gpus and --schedule must be above 0")
+    if args.parallel is not None and args.parallel < 1:
+        parser.error("--parallel must be above 0")
     return args
 
 
@@ -114,7 +124,7 @@ def main() -> int:
         output=args.output,
         recipe=args.recipe,
         weights=args.weights,
-        classes=args.classes.split(",") if args.classes else (),
+        classes=[name.strip() for name in args.classes.split(",")] if args.classes else (),
         top_classes=args.top_classes,
         train_images=args.train_images,
         object_size=args.object_size,
@@ -123,6 +133,7 @@ def main() -> int:
         schedule=args.schedule,
         device=args.device,
         options=args.opts,
+        num_gpus=args.num_gpus,
         refiners=args.refiner,
         plugins=args.plugin,
     )
@@ -133,6 +144,8 @@ def main() -> int:
     if args.suggest:
         print(format_settings(suggest(request, data), find_recipe("SmallSets", ROOT / "configs")))
         return 0
+    # Stopped politely (timeout, a container's end) it ends as with Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     experiment = prepare(
         request,
         data,
@@ -150,17 +163,21 @@ def main() -> int:
     for row in missing:
         print(f"not run: {row.label} ({row.missing})", file=sys.stderr)
     command = shlex.join(["python", "tools/run_experiments.py", *sys.argv[1:]])
+    stopped = None
     try:
         if not args.report_only:
             run_steps(experiment, plan, args.parallel)
     except StepFailed as error:
         print(f"error: {error}", file=sys.stderr)
         missing.append(error)
-    finally:
-        # Also of what was done before a step failed or the run was stopped.
-        for folder in write_reports(experiment, tables, args.seeds, command):
-            print((folder / "table.md").read_text(encoding="utf-8"))
-            print(f"report: {folder / 'report.html'}")
+    except KeyboardInterrupt as error:
+        stopped = error
+    # Also of what was done before a step failed or the run was stopped.
+    for folder in write_reports(experiment, tables, args.seeds, command):
+        print((folder / "table.md").read_text(encoding="utf-8"))
+        print(f"report: {folder / 'report.html'}")
+    if stopped is not None:
+        raise stopped
     return 1 if missing else 0
 
 

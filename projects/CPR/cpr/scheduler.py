@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import fcntl
 import hashlib
 import json
-import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cpr_deploy.files import InputError, read_json, write_json
 
-logger = logging.getLogger(__name__)
-
 # Seconds between looks at the running commands, and between lines of progress in a plain log.
 _POLL = 0.2
 _QUIET = 30.0
+# Linux: the signal that a process gets when its parent ends (prctl).
+_PR_SET_PDEATHSIG = 1
 
 
 class StepFailed(RuntimeError):
@@ -71,7 +74,11 @@ class Scheduler:
 
     Logs go to folder/logs/<name>.log, records of what is done to folder/steps/<name>.json.
     `environment` is added to that of this process. With `refuse_changes` a step that was run with
-    another command or other inputs is an InputError, instead of being run again.
+    another command or other inputs is an InputError, instead of being run again, unless it follows
+    on a step that was. With `keep_going` a failed step stops only those that wait for it. `stamp`
+    is written into the record of each step that is run.
+
+    One scheduler at a time works in a folder, and its commands end with it, even if it is killed.
     """
 
     def __init__(
@@ -83,6 +90,8 @@ class Scheduler:
         environment: Mapping[str, str] | None = None,
         working_folder: Path | None = None,
         refuse_changes: bool = False,
+        keep_going: bool = False,
+        stamp: Mapping[str, str] | None = None,
     ) -> None:
         names = [step.name for step in steps]
         if len(set(names)) != len(names):
@@ -97,22 +106,35 @@ class Scheduler:
         self._environment = {**os.environ, **(environment or {})}
         self._working_folder = working_folder
         self._refuse_changes = refuse_changes
+        self._keep_going = keep_going
+        self._stamp = dict(stamp or {})
+        self._failures: dict[str, str] = {}
         self._done: dict[str, float] = {}
         self._finished_now: set[str] = set()
         self._running: list[_Running] = []
         self._began = time.monotonic()
         self._last_line = -_QUIET
+        self._last_noted = time.monotonic()
 
     def run(self) -> dict[str, float]:
         """Runs what is not done yet. Returns the seconds of each step, also of those skipped.
 
-        Raises StepFailed for the first step that fails, after the others were stopped.
+        Raises StepFailed for the first step that fails, after the others were stopped (or, with
+        `keep_going`, done); InputError if another scheduler works in the folder.
         """
         (self._folder / "logs").mkdir(parents=True, exist_ok=True)
         (self._folder / "steps").mkdir(parents=True, exist_ok=True)
+        with _locked(self._folder):
+            self._run_all()
+        if self._failures:
+            raise StepFailed("\n".join(self._failures.values()))
+        return dict(self._done)
+
+    def _run_all(self) -> None:
         waiting = list(self._steps)
         try:
             while waiting or self._running:
+                self._drop_followers(waiting)
                 started = self._start_ready(waiting)
                 if not self._running and not started and waiting:
                     raise ValueError(f"steps wait for each other: {[s.name for s in waiting]}")
@@ -122,7 +144,14 @@ class Scheduler:
                     time.sleep(_POLL)
         finally:
             self._stop_all()
-        return dict(self._done)
+
+    def _drop_followers(self, waiting: list[Step]) -> None:
+        """Steps that wait for a failed one, directly or not, will not run."""
+        for step in list(waiting):
+            failed = next((name for name in step.after if name in self._failures), None)
+            if failed is not None:
+                waiting.remove(step)
+                self._failures[step.name] = f"{step.name} was not run, because {failed} failed."
 
     def _start_ready(self, waiting: list[Step]) -> bool:
         """Starts or skips every step that may go now; True if there was any."""
@@ -141,7 +170,8 @@ class Scheduler:
                 self._done[step.name] = float(record["seconds"])
                 self._say(f"{self._count()} {step.name}: done before, kept")
                 continue
-            if record and not same and self._refuse_changes:
+            remade = self._finished_now.intersection(step.after)
+            if record and not same and self._refuse_changes and not remade:
                 raise InputError(
                     f"{self._folder}: its step {step.name} was run with other settings or data."
                     " Give the same ones to go on, or another output folder."
@@ -159,9 +189,10 @@ class Scheduler:
             resumed_at = _iterations_done(step)
         elif step.folder is not None:
             shutil.rmtree(step.folder, ignore_errors=True)
+        resumed = command is step.resume_command
         write_json(self._record_path(step), {"key": key, "spent": spent})
-        self._say(f"{self._count()} {step.name}: {'resumed' if spent else 'started'}")
-        with open(self._log_path(step), "a" if spent else "w", encoding="utf-8") as log:
+        self._say(f"{self._count()} {step.name}: {'resumed' if resumed else 'started'}")
+        with open(self._log_path(step), "a" if resumed else "w", encoding="utf-8") as log:
             log.write(f"$ {' '.join(command)}\n")
             log.flush()
             process = subprocess.Popen(
@@ -171,6 +202,7 @@ class Scheduler:
                 stdin=subprocess.DEVNULL,
                 env=self._environment,
                 cwd=self._working_folder,
+                preexec_fn=_die_with_parent,
             )
         self._running.append(_Running(step, key, process, spent, resumed_at))
 
@@ -183,14 +215,22 @@ class Scheduler:
             step, seconds = running.step, running.seconds
             missing = [path for path in step.outputs if not path.exists()]
             if code != 0 or missing:
-                # A failed training is not resumed: what it left may be why it failed.
-                self._record_path(step).unlink(missing_ok=True)
+                # What a failed training left may be why it failed, so it starts over; one that was
+                # killed (a negative code; out of memory, for example) is resumed.
+                if code < 0:
+                    self._note_spent(running)
+                else:
+                    self._record_path(step).unlink(missing_ok=True)
                 reason = f"exit code {code}" if code else f"it did not write {missing[0]}"
-                raise StepFailed(
+                self._failures[step.name] = (
                     f"{step.name} failed ({reason}). The end of {self._log_path(step)}:\n"
                     f"{tail(self._log_path(step))}"
                 )
-            record = {"key": running.key, "seconds": round(seconds, 2)}
+                if not self._keep_going:
+                    raise StepFailed(self._failures[step.name])
+                self._say(f"{self._count()} {step.name}: failed, see {self._log_path(step)}")
+                continue
+            record = {"key": running.key, "seconds": round(seconds, 2), **self._stamp}
             write_json(self._record_path(step), record)
             self._done[step.name] = seconds
             self._finished_now.add(step.name)
@@ -205,10 +245,13 @@ class Scheduler:
             except subprocess.TimeoutExpired:
                 running.process.kill()
                 running.process.wait()
-            write_json(
-                self._record_path(running.step), {"key": running.key, "spent": running.seconds}
-            )
+            self._note_spent(running)
         self._running.clear()
+
+    def _note_spent(self, running: _Running) -> None:
+        """Keeps the time of an unfinished step, for when it is resumed."""
+        spent = {"key": running.key, "spent": running.seconds}
+        write_json(self._record_path(running.step), spent)
 
     def _record_path(self, step: Step) -> Path:
         return self._folder / "steps" / f"{step.name}.json"
@@ -237,6 +280,10 @@ class Scheduler:
         if not self._running:
             return
         terminal = sys.stderr.isatty()
+        if time.monotonic() - self._last_noted > _QUIET:
+            self._last_noted = time.monotonic()
+            for running in self._running:
+                self._note_spent(running)
         if not terminal and time.monotonic() - self._last_line < _QUIET:
             return
         line = f"{self._count()}{self._left()} " + " | ".join(_state(r) for r in self._running)
@@ -264,6 +311,24 @@ class Scheduler:
                 todo += max(0, step.iterations - done)
         rate = done_now / (time.monotonic() - self._began)
         return f", about {_clock(todo / rate)} left"
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps a second scheduler out of the folder; the lock goes with the process."""
+    with open(folder / "lock", "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"{folder}: another run works in it. Wait for it, or give another output folder."
+            ) from None
+        yield
+
+
+def _die_with_parent() -> None:
+    """In a command about to start: SIGTERM it when this process goes, even by SIGKILL."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def step_key(step: Step) -> str:

@@ -54,7 +54,11 @@ class Problem(NamedTuple):
 
 
 def load_points(
-    path: str | os.PathLike, *, require: Require = "any", may_be_empty: bool = False
+    path: str | os.PathLike,
+    *,
+    require: Require = "any",
+    may_be_empty: bool = False,
+    drop_flat: bool = False,
 ) -> dict[str, Any]:
     """Reads and validates a point JSON; the authors' published coarse files are converted.
 
@@ -63,6 +67,8 @@ def load_points(
         require: what every annotation that is not a region must have: a "point", a "box", "any" of
             the two, or None: nothing, and the data set may hold no objects at all.
         may_be_empty: the data set may hold no objects whatever they must have.
+        drop_flat: leave out objects whose box has a side of 0 px (COCO's train2017 has two) with a
+            warning, instead of refusing the file.
 
     Returns:
         A COCO-like dict with at least "images", "annotations" and "categories".
@@ -79,6 +85,8 @@ def load_points(
             path,
             count,
         )
+    if drop_flat:
+        dataset = _without_flat_boxes(dataset, path)
     warnings = []
     for problem in find_problems(dataset, require=require, may_be_empty=may_be_empty):
         if problem.is_error:
@@ -88,6 +96,27 @@ def load_points(
         more = f" (and {len(warnings) - 3} more)" if len(warnings) > 3 else ""
         logger.warning("%s: %s%s", path, " ".join(warnings[:3]), more)
     return dataset
+
+
+def _without_flat_boxes(dataset: Any, path: str | os.PathLike) -> Any:
+    annotations = dataset.get("annotations") if isinstance(dataset, dict) else None
+    if not isinstance(annotations, list):
+        return dataset  # `find_problems` says what is wrong
+    flat = [a for a in annotations if isinstance(a, dict) and _is_flat(a.get("bbox"))]
+    if not flat:
+        return dataset
+    logger.warning(
+        "%s: left out %d objects whose box has a side of 0 px, the first one %s",
+        path,
+        len(flat),
+        _record("annotation", flat[0], 0),
+    )
+    dropped = {id(a) for a in flat}
+    return {**dataset, "annotations": [a for a in annotations if id(a) not in dropped]}
+
+
+def _is_flat(box: Any) -> bool:
+    return _is_coordinates(box, 4) and 0 <= min(box[2:]) < MIN_BOX_SIDE
 
 
 def save_points(path: str | os.PathLike, dataset: dict[str, Any]) -> None:

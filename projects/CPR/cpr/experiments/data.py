@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cpr_deploy.files import InputError
 
-from ..data.point_json import is_ignored, load_points
+from ..data.point_json import check_image_root, image_path, is_ignored, load_points
 
 # Images whose clicks are refined during the training of CPRNet, for the RSV curve of Fig. 6.
 CURVE_IMAGES = 100
@@ -92,6 +92,8 @@ def choose_classes(dataset: dict, classes: Sequence[str] = (), top: int | None =
         InputError: a name that the data set does not have.
     """
     names = {c["id"]: c["name"] for c in dataset["categories"]}
+    if top is not None and top < 1:
+        raise InputError(f"--top-classes {top}: give 1 or more.")
     unknown = sorted(set(classes) - set(names.values()))
     if unknown:
         raise InputError(
@@ -118,7 +120,10 @@ def select(
     """
     categories = [c for c in dataset["categories"] if classes is None or c["name"] in classes]
     category_ids = {c["id"] for c in categories}
-    chosen = sorted(dataset["images"], key=lambda image: image["id"])
+    if images is not None and images < 1:
+        raise InputError(f"--train-images {images}: give 1 or more.")
+    # Numbers before texts, which cannot be compared with each other.
+    chosen = sorted(dataset["images"], key=lambda i: (isinstance(i["id"], str), i["id"]))
     if images is not None and images < len(chosen):
         chosen = [chosen[i * len(chosen) // images] for i in range(images)]
     image_ids = {image["id"] for image in chosen}
@@ -136,7 +141,24 @@ def select(
 
 def load_boxes(path: Path) -> dict:
     """A COCO file whose objects all have a box; experiments simulate clicks and score with them."""
-    return load_points(path, require="box")
+    return load_points(path, require="box", drop_flat=True)
+
+
+def check_parts(data: ExperimentData, train: dict, val: dict) -> None:
+    """InputError if the held-out part has other classes, or an image of either part is missing."""
+    classes = [
+        sorted((category["id"], category["name"]) for category in part["categories"])
+        for part in (train, val)
+    ]
+    if classes[0] != classes[1]:
+        raise InputError(
+            f"{data.val}: its categories differ from those of {data.train}. Give both files the"
+            " same list of category ids and names."
+        )
+    for part, folder in ((train, data.train_images), (val, data.val_images)):
+        check_image_root(folder)
+        for image in part["images"]:
+            image_path(folder, image)
 
 
 def has_masks(dataset: dict) -> bool:

@@ -7,6 +7,7 @@ table and the baseline of another.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -23,7 +24,7 @@ from .data import ExperimentData
 from .recipes import Recipe
 from .results import RowResult, RunResult
 from .settings import Settings
-from .tables import Keys, Row
+from .tables import PAPER_RADII, Keys, Row, Standard
 
 # Times that the clicks of some training images are refined while CPRNet trains: the RSV curve.
 CURVE_POINTS = 4
@@ -41,6 +42,7 @@ class Experiment:
         weights: ResNet depth -> file with ImageNet weights, or recipes.RANDOM.
         options: config keys for all trainings, from the command line.
         plugins: modules that register refiners.
+        num_gpus: processes of each training.
     """
 
     root: Path
@@ -53,6 +55,15 @@ class Experiment:
     device: str
     options: Sequence[str] = ()
     plugins: Sequence[str] = ()
+    num_gpus: int = 1
+
+    @property
+    def standard(self) -> Standard:
+        """What the rows of the tables vary."""
+        if self.recipe.adapts:
+            return Standard.of(self.settings)
+        cfg = recipes.build_cfg(self.recipe.config("RepPoints"), ["MODEL.DEVICE", "cpu"])
+        return Standard(radii=PAPER_RADII, pseudo_box=cfg.MODEL.PSEUDO_BOX.SIZE)
 
     def file(self, kind: str, seed: int, name: str) -> Path:
         return self.output / f"seed{seed}" / kind / name
@@ -79,6 +90,7 @@ class Plan:
         Raises:
             InputError: the row needs weights that were not given.
         """
+        row = self._without_the_standard(row, seed)
         points, chain = self._points(row, seed)
         name, folder = self._train_localizer(row, seed, points, chain[-1:], box_ap=box_ap)
         refined = row.points not in ("coarse", "centre", "boxes")
@@ -95,6 +107,23 @@ class Plan:
             # Filled in by `run.with_details` when the steps are done.
             seconds=dict.fromkeys([*chain, name], 0.0),
         )
+
+    def _without_the_standard(self, row: Row, seed: int) -> Row:
+        """The row without what is the standard anyway, so that it shares those steps."""
+        depths, level = row.depths, row.level
+        plain = {}
+        parts = {"CPRNet": ("cprnet", "refine"), row.localizer: ("localizer_keys",)}
+        for architecture, names in parts.items():
+            config, options = self._training_config(architecture, seed, {}, None, None)
+            standard = recipes.leaves(config, options)
+            if architecture == "CPRNet":
+                level = None if level == standard["MODEL.CPRNET.IN_FEATURE"] else level
+                depth = standard["MODEL.RESNETS.DEPTH"]
+                depths = None if depths == (depth, depth) else depths
+            for name in names:
+                keys = getattr(row, name)
+                plain[name] = {k: v for k, v in keys.items() if standard.get(k) != v}
+        return dataclasses.replace(row, depths=depths, level=level, **plain)
 
     def _points(self, row: Row, seed: int) -> tuple[Path, list[str]]:
         """The file that the row's localizer is trained on, and the steps that lead to it."""
@@ -286,8 +315,9 @@ class Plan:
             merged.update(recipes.depth_keys(depth))
         if self._weights(depth) == recipes.RANDOM:
             merged.update(recipes.RANDOM_KEYS)
-        merged.update(keys)
-        return config, [*recipes.as_options(merged), *experiment.options]
+        # The row's own keys last: they are what the row is.
+        options = [*recipes.as_options(merged), *experiment.options, *recipes.as_options(keys)]
+        return config, options
 
     def _weights(self, depth: int | None) -> str:
         weights = self.experiment.weights
@@ -312,6 +342,8 @@ class Plan:
         outputs: Sequence[Path] = (),
     ) -> str:
         command = self._tool("train_net.py", "--config-file", config)
+        if self.experiment.num_gpus > 1:
+            command += ["--num-gpus", str(self.experiment.num_gpus)]
         weights = self._weights(depth)
         what = {
             "OUTPUT_DIR": folder,
@@ -322,9 +354,7 @@ class Plan:
             what["MODEL.WEIGHTS"] = weights
         words = recipes.as_options(what)
         words += [*options, "MODEL.DEVICE", self.experiment.device]
-        identity = recipes.describe_config(config, options)
-        if weights and Path(weights).is_file():
-            identity += recipes.file_hash(Path(weights))
+        identity = recipes.describe_config(config, options) + recipes.weights_identity(weights)
         return self._add(
             Step(
                 name,

@@ -141,14 +141,18 @@ def describe_config(config: Path, options: list[str]) -> str:
 
     Keys that are added later with the old behaviour as their default change nothing.
     """
-    default = _leaves(build_cfg("", ["MODEL.DEVICE", "cpu"]))
-    leaves = _leaves(build_cfg(config, [*options, "MODEL.DEVICE", "cpu"]))
+    default = leaves("", [])
     changed = {
         key: repr(value)
-        for key, value in leaves.items()
+        for key, value in leaves(config, options).items()
         if not key.startswith(_WHEREABOUTS) and default.get(key) != value
     }
     return json.dumps(changed, sort_keys=True)
+
+
+def leaves(config: Path | str, options: list[str]) -> dict[str, object]:
+    """The whole config as KEY -> value."""
+    return _leaves(build_cfg(config, [*options, "MODEL.DEVICE", "cpu"]))
 
 
 def _leaves(node: CfgNode, prefix: str = "") -> dict[str, object]:
@@ -159,6 +163,11 @@ def _leaves(node: CfgNode, prefix: str = "") -> dict[str, object]:
         else:
             result[prefix + key] = value
     return result
+
+
+def weights_identity(weights: str) -> str:
+    """What stands for weights: the hash of a file, else the word or address itself."""
+    return file_hash(Path(weights)) if Path(weights).is_file() else weights
 
 
 def file_hash(path: Path) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import logging
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from . import recipes
 from .data import (
     CURVE_IMAGES,
     ExperimentData,
+    check_parts,
     choose_classes,
     has_masks,
     load_boxes,
@@ -35,9 +36,9 @@ from .results import RowResult, TableResult
 from .settings import WORKING_SIZE, Settings, suggest_settings
 from .tables import TABLES, Row
 
-logger = logging.getLogger(__name__)
-
 CHOICES = "experiment.json"
+# GiB that a training on the CPU may take; the sets of RESULTS.md need 1 to 2.
+STEP_MEMORY = 4
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Request:
     schedule: float = 1.0
     device: str = "auto"
     options: Sequence[str] = ()
+    # Processes per training, as of train_net.py.
+    num_gpus: int = 1
     # Refiners of the user's as NAME or NAME=CONFIG, and the modules that register them.
     refiners: Sequence[str] = ()
     plugins: Sequence[str] = ()
@@ -72,6 +75,16 @@ class Request:
             rows.append(Row(name, f"{name} + P2PNet", name, refiner_config=path))
         return rows
 
+    def check_unchanged(self, recipe: recipes.Recipe) -> None:
+        """InputError if something is asked for that a benchmark's recipe fixes."""
+        standard = Request()
+        for name in ("object_size", "working_size", "schedule"):
+            if getattr(self, name) != getattr(standard, name):
+                raise InputError(
+                    f"--{name.replace('_', '-')}: recipe {recipe.name} fixes sizes and schedule."
+                    " Leave the option out, or give keys (SOLVER.MAX_ITER ...) at the end."
+                )
+
     def classes_of(self, dataset: dict) -> list[str]:
         return choose_classes(dataset, self.classes, self.top_classes)
 
@@ -87,7 +100,7 @@ class Request:
 
 def suggest(request: Request, data: ExperimentData) -> Settings:
     """Settings for the training part of `data`, whose objects may have points only."""
-    dataset = load_points(data.train, require="any")
+    dataset = load_points(data.train, require="any", drop_flat=True)
     classes = request.classes_of(dataset)
     return request.settings_for(select(dataset, classes=classes, images=request.train_images))
 
@@ -114,13 +127,17 @@ def prepare(
     # Commands run in the repository, results may lie anywhere.
     output = (request.output or Path("output/experiments") / data.name).resolve()
     check_output_folder(output)
+    check_own_folder(output)
     device = choose_device(request.device)
     recipe = recipes.find_recipe(request.recipe, root / "configs")
+    if not recipe.adapts:
+        request.check_unchanged(recipe)
     weights = parse_weights(request.weights, recipe)
     train, val = load_boxes(data.train), load_boxes(data.val)
     classes = request.classes_of(train)
     train = select(train, classes=classes, images=request.train_images)
     val = select(val, classes=classes)
+    check_parts(data, train, val)
     settings = request.settings_for(train)
     choices = {
         "dataset": data.name,
@@ -130,18 +147,20 @@ def prepare(
         "train_images": len(train["images"]),
         "recipe": recipe.name,
         "settings": dataclasses.asdict(settings),
+        "weights": recipes.weights_identity(weights[0]),
         "options": list(request.options),
     }
     check_same(output / CHOICES, choices, output)
     if not write and must_exist and not (output / CHOICES).exists():
         raise InputError(f"{output}: holds no experiment yet; run it without --report-only first.")
     folder = output / "data"
-    if write and not (output / CHOICES).exists():
-        save_points(folder / "train.json", train)
-        save_points(folder / "val.json", val)
-        save_points(folder / "curve.json", select(train, images=CURVE_IMAGES))
-        # Last: the folder is an experiment's once all of it is there.
+    if write:
+        # First: from here on the folder is an experiment's, whatever comes between.
         write_json(output / CHOICES, choices, indent=1)
+        parts = {"train": train, "val": val, "curve": select(train, images=CURVE_IMAGES)}
+        for name, part in parts.items():
+            if not (folder / f"{name}.json").exists():
+                save_points(folder / f"{name}.json", part)
     return Experiment(
         root=root,
         output=output,
@@ -159,7 +178,17 @@ def prepare(
         device=device,
         options=request.options,
         plugins=request.plugins,
+        num_gpus=request.num_gpus,
     )
+
+
+def check_own_folder(output: Path) -> None:
+    """InputError if the folder holds something else than an experiment."""
+    if output.is_dir() and any(output.iterdir()) and not (output / CHOICES).exists():
+        raise InputError(
+            f"{output}: holds other files and no {CHOICES}, so it is no experiment's folder. Give"
+            " another --output."
+        )
 
 
 def plan_tables(
@@ -173,8 +202,7 @@ def plan_tables(
     rows = {}
     for name in tables:
         table = TABLES[name]
-        settings = experiment.settings if experiment.recipe.adapts else None
-        own = table.rows(settings)
+        own = table.rows(experiment.standard)
         own += [row for row in extra if row.key not in {other.key for other in own}]
         rows[name] = plan_rows(plan, own, seeds, box_ap=table.box_ap)
     return plan, rows
@@ -184,8 +212,8 @@ def run_steps(experiment: Experiment, plan: Plan, parallel: int | None) -> None:
     """Runs the steps that are not done yet."""
     cpus = available_cpus()
     on_gpu = experiment.device != "cpu"
-    parallel = parallel or (1 if on_gpu else cpus)
-    threads = str(max(1, cpus // parallel))
+    parallel = parallel or (1 if on_gpu else min(cpus, max(1, free_memory() // STEP_MEMORY)))
+    threads = str(max(1, cpus // (parallel * experiment.num_gpus)))
     packages = {str(Path(module.__file__).resolve().parents[1]) for module in (cpr, cpr_deploy)}
     inherited = os.environ.get("PYTHONPATH")
     environment = {
@@ -194,7 +222,7 @@ def run_steps(experiment: Experiment, plan: Plan, parallel: int | None) -> None:
         "MKL_NUM_THREADS": threads,
         "PYTHONUNBUFFERED": "1",
         # The commands must use the packages of this process, installed or not.
-        "PYTHONPATH": os.pathsep.join([*sorted(packages), *([inherited] if inherited else [])]),
+        "PYTHONPATH": os.pathsep.join([*sorted(packages), *inherited]),
     }
     scheduler = Scheduler(
         plan.steps,
@@ -203,6 +231,8 @@ def run_steps(experiment: Experiment, plan: Plan, parallel: int | None) -> None:
         environment=environment,
         working_folder=experiment.root,
         refuse_changes=True,
+        keep_going=True,
+        stamp={"machine": machine(), "date": datetime.date.today().isoformat()},
     )
     scheduler.run()
 
@@ -213,6 +243,7 @@ def write_reports(
     """A report per table of the steps that are done, in the folders that are returned."""
     folders = []
     for name, rows in tables.items():
+        stamps = stamps_of(rows, experiment.output)
         result = TableResult(
             table=name,
             title=TABLES[name].title,
@@ -224,12 +255,19 @@ def write_reports(
             image_root=experiment.data.train_images,
             settings=report_settings(experiment),
             command=command,
-            machine=machine(),
-            date=datetime.date.today().isoformat(),
+            machine=" and ".join(dict.fromkeys(stamp["machine"] for stamp in stamps)),
+            date=" to ".join(dict.fromkeys(stamps[i]["date"] for i in (0, -1) if stamps)),
         )
         folders.append(experiment.output / f"table_{name}")
         write_report(result, folders[-1])
     return folders
+
+
+def stamps_of(rows: Sequence[RowResult], output: Path) -> list[dict]:
+    """{"machine", "date"} of each step of the rows that is done."""
+    steps = {step for row in rows for run in row.runs for step in run.seconds}
+    records = [read_json(path) for s in steps if (path := output / "steps" / f"{s}.json").exists()]
+    return sorted((r for r in records if "machine" in r), key=lambda record: record["date"])
 
 
 def with_details(row: RowResult, output: Path) -> RowResult:
@@ -257,9 +295,8 @@ def report_settings(experiment: Experiment) -> dict[str, object]:
         settings.update(dataclasses.asdict(experiment.settings))
     settings["clicks"] = "masks" if experiment.masks else "boxes"
     settings["training images"] = len(read_json(experiment.data.train)["images"])
-    settings["weights"] = ", ".join(
-        Path(weights).name or recipes.RANDOM for weights in experiment.weights.values()
-    )
+    files = dict.fromkeys(Path(weights).name for weights in experiment.weights.values())
+    settings["weights"] = ", ".join(files)
     if experiment.options:
         settings["options"] = " ".join(experiment.options)
     return settings
@@ -274,14 +311,12 @@ def parse_weights(words: Sequence[str], recipe: recipes.Recipe) -> dict[int, str
     own = recipes.build_cfg(recipe.config("CPRNet"), ["MODEL.DEVICE", "cpu"])
     weights: dict[int, str] = {}
     for word in words:
-        depth, separator, file = word.partition("=")
-        if not separator:
-            depth, file = "0", word
-        if not depth.isdigit() or not file:
-            raise InputError(f"--weights {word}: write FILE or DEPTH=FILE, such as 50=R-50.pkl.")
+        # Only digits before the "=": a path may have one too.
+        match = re.fullmatch(r"(\d+)=(.+)", word)
+        depth, file = match.groups() if match else ("0", word)
         if file != recipes.RANDOM and "://" not in file:
             if not Path(file).is_file():
-                raise InputError(f"--weights {word}: {file} is no file.")
+                raise InputError(f"--weights {word}: {file} is no file. Give FILE or DEPTH=FILE.")
             file = str(Path(file).resolve())
         weights[int(depth)] = file
     if 0 not in weights:
@@ -305,6 +340,11 @@ def choose_device(name: str) -> str:
     if name == "cuda" and not available:
         raise InputError("--device cuda: torch finds no GPU. Use --device cpu.")
     return name
+
+
+def free_memory() -> int:
+    """Memory that may be used, GiB."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**30
 
 
 def machine() -> str:

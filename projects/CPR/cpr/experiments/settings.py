@@ -8,7 +8,7 @@ apart the clicks lie.
 from __future__ import annotations
 
 import dataclasses
-import logging
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +17,6 @@ from scipy.spatial import cKDTree
 from cpr_deploy.files import InputError
 
 from ..data.point_json import is_ignored
-
-logger = logging.getLogger(__name__)
 
 # Objects are brought to about this size, px of the network input: big enough for stride 4, small
 # enough for two CPU cores.
@@ -100,8 +98,9 @@ def suggest_settings(
     objects = [a for a in dataset["annotations"] if not is_ignored(a)]
     if not objects:
         raise InputError("there are no objects, so no settings can be proposed. Add clicks.")
-    if working_size <= 0 or (object_size is not None and object_size <= 0):
-        raise InputError("sizes must be above 0 px.")
+    for name, value in (("--object-size", object_size), ("--working-size", working_size)):
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"{name} {value}: give a size above 0 px.")
     images = dataset["images"]
     size, source = (object_size, "given") if object_size else _object_size(dataset, boxes, seed)
 
@@ -168,16 +167,16 @@ def _object_size(dataset: dict, boxes: int, seed: int) -> tuple[float, str]:
 def click_spacing(dataset: dict) -> float | None:
     """Median distance of a click from its nearest neighbour in the image, original px.
 
-    Objects without a click count with their box's centre. None if no image holds two objects.
+    Objects without a click count with their box's centre, and two clicks at one place as one. None
+    if no image holds two.
     """
     by_image: dict = {}
     for a in dataset["annotations"]:
         if not is_ignored(a):
             by_image.setdefault(a["image_id"], []).append(_position(a))
+    places = [np.unique(points, axis=0) for points in by_image.values()]
     distances = [
-        cKDTree(points).query(points, k=2)[0][:, 1]
-        for points in by_image.values()
-        if len(points) > 1
+        cKDTree(points).query(points, k=2)[0][:, 1] for points in places if len(points) > 1
     ]
     return float(np.median(np.concatenate(distances))) if distances else None
 

@@ -15,8 +15,22 @@ from .settings import Settings, radius_for
 Keys = Mapping[str, object]
 PAPER_SETS = ("COCO", "DOTA", "SeaPerson")
 STRIDES = {"p2": 4, "p3": 8, "p4": 16}
-# px; the size of MODEL.PSEUDO_BOX in the benchmarks' files.
-PSEUDO_BOX = 32.0
+# R that fits COCO's objects, of Tables 4a and 4b.
+PAPER_RADII = {"p3": 8, "p2": 15}
+
+
+@dataclass(frozen=True)
+class Standard:
+    """What rows vary: R that fits the objects, by level, and the side of pseudo boxes (px)."""
+
+    radii: Mapping[str, int]
+    pseudo_box: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> Standard:
+        size = settings.object_size * settings.scale
+        radii = {level: radius_for(size, stride) for level, stride in STRIDES.items()}
+        return cls(radii, settings.pseudo_box)
 
 
 @dataclass(frozen=True)
@@ -61,14 +75,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its title, its rows, and whether box AP is part of it.
-
-    `rows` takes the data set's settings, or None for a benchmark's recipe, whose radius and sizes
-    are the paper's.
-    """
+    """A table: its title, its rows, and whether box AP is part of it."""
 
     title: str
-    rows: Callable[[Settings | None], list[Row]]
+    rows: Callable[[Standard], list[Row]]
     box_ap: bool = False
 
 
@@ -88,7 +98,7 @@ def _cpr_row(key: str, label: str, paper: float | None = None, **changes: object
     return Row(key, label, "cpr", paper={} if paper is None else _paper(paper), **changes)
 
 
-def _table_1(settings: Settings | None) -> list[Row]:
+def _table_1(standard: Standard) -> list[Row]:
     reppoints = Row(
         "reppoints",
         "RepPoints on pseudo boxes",
@@ -100,7 +110,7 @@ def _table_1(settings: Settings | None) -> list[Row]:
     return [reppoints, COARSE, SELF, CPR, CENTRE]
 
 
-def _table_2(settings: Settings | None) -> list[Row]:
+def _table_2(standard: Standard) -> list[Row]:
     def terms(mil: float, ann: float, neg: float, pos: float = 0.0) -> dict[str, float]:
         values = {"ALPHA_MIL": mil, "ALPHA_ANN": ann, "ALPHA_NEG": neg, "ALPHA_POS": pos}
         standard = {"ALPHA_MIL": 1.0, "ALPHA_ANN": 0.5, "ALPHA_NEG": 3.0, "ALPHA_POS": 0.0}
@@ -116,7 +126,7 @@ def _table_2(settings: Settings | None) -> list[Row]:
     ]
 
 
-def _table_3(settings: Settings | None) -> list[Row]:
+def _table_3(standard: Standard) -> list[Row]:
     paper = {
         "RetinaNet": ((32.61, 51.53, 48.50), (51.35, 63.69, 77.90)),
         "GeneralizedRCNN": ((35.29, 51.15, 47.93), (53.21, 63.00, 77.80)),
@@ -136,20 +146,19 @@ def _table_3(settings: Settings | None) -> list[Row]:
     return rows
 
 
-def _radii(level: str, paper: Mapping[int, float], standard: int) -> Callable:
+def _radii(level: str, paper: Mapping[int, float]) -> Callable[[Standard], list[Row]]:
     """Tables 4a and 4b: the paper's radii, relative to the one that fits the objects."""
+    own = PAPER_RADII[level]
 
-    def rows(settings: Settings | None) -> list[Row]:
-        fitting = standard
-        if settings is not None:
-            fitting = radius_for(settings.object_size * settings.scale, STRIDES[level])
-        radii = {max(1, round(radius * fitting / standard)): None for radius in paper}
+    def rows(standard: Standard) -> list[Row]:
+        fitting = standard.radii[level]
+        radii = {max(1, round(radius * fitting / own)): None for radius in paper}
         return [
             _cpr_row(
                 f"{level}_r{radius}",
                 f"{level.upper()}, R = {radius}",
                 # Only where the radius is the paper's own.
-                paper.get(radius) if fitting == standard else None,
+                paper.get(radius) if fitting == own else None,
                 cprnet={"MODEL.CPRNET.RADIUS": radius},
                 level=level,
             )
@@ -159,7 +168,7 @@ def _radii(level: str, paper: Mapping[int, float], standard: int) -> Callable:
     return rows
 
 
-def _table_4c(settings: Settings | None) -> list[Row]:
+def _table_4c(standard: Standard) -> list[Row]:
     def refine(**values: object) -> dict[str, object]:
         return {f"MODEL.CPRNET.REFINE.{key}": value for key, value in values.items()}
 
@@ -172,11 +181,11 @@ def _table_4c(settings: Settings | None) -> list[Row]:
     ]
 
 
-def _table_4d(settings: Settings | None) -> list[Row]:
+def _table_4d(standard: Standard) -> list[Row]:
     return [COARSE, CPR, CENTRE]
 
 
-def _table_4e(settings: Settings | None) -> list[Row]:
+def _table_4e(standard: Standard) -> list[Row]:
     figures = {(50, 50): 55.46, (50, 101): 55.80, (101, 101): 56.43}
     pairs = [(18, 18), (34, 34), *figures]
     return [
@@ -185,7 +194,7 @@ def _table_4e(settings: Settings | None) -> list[Row]:
     ]
 
 
-def _table_5a(settings: Settings | None) -> list[Row]:
+def _table_5a(standard: Standard) -> list[Row]:
     def region(aspect: float) -> dict[str, object]:
         return {"MODEL.CPRNET.REGION": "rectangle", "MODEL.CPRNET.REGION_ASPECT": aspect}
 
@@ -197,35 +206,30 @@ def _table_5a(settings: Settings | None) -> list[Row]:
     ]
 
 
-def _table_5b(settings: Settings | None) -> list[Row]:
+def _table_5b(standard: Standard) -> list[Row]:
     figures = {12: 55.25, 8: 55.46, 6: 55.36, 4: 55.42}
     return [
-        _cpr_row(
-            f"u0_{u0}", f"u0 = {u0}", figure, cprnet={} if u0 == 8 else {"MODEL.CPRNET.U0": u0}
-        )
+        _cpr_row(f"u0_{u0}", f"u0 = {u0}", figure, cprnet={"MODEL.CPRNET.U0": u0})
         for u0, figure in figures.items()
     ]
 
 
-def _table_5c(settings: Settings | None) -> list[Row]:
+def _table_5c(standard: Standard) -> list[Row]:
     delta1 = {0.10: 55.46, 0.15: 55.98, 0.20: 56.04, 0.25: 55.78}
     delta2 = {0.25: 55.19, 0.50: 55.46, 0.75: 55.22, 1.00: 55.41}
-    rows = []
-    for name, standard, figures in (("DELTA1", 0.1, delta1), ("DELTA2", 0.5, delta2)):
-        for value, figure in figures.items():
-            key = f"MODEL.CPRNET.REFINE.{name}"
-            rows.append(
-                _cpr_row(
-                    f"{name.lower()}_{value:.2f}",
-                    f"{name.lower()} = {value:.2f}",
-                    figure,
-                    refine={} if value == standard else {key: value},
-                )
-            )
-    return rows
+    return [
+        _cpr_row(
+            f"{name.lower()}_{value:.2f}",
+            f"{name.lower()} = {value:.2f}",
+            figure,
+            refine={f"MODEL.CPRNET.REFINE.{name}": value},
+        )
+        for name, figures in (("DELTA1", delta1), ("DELTA2", delta2))
+        for value, figure in figures.items()
+    ]
 
 
-def _choices(settings: Settings | None) -> list[Row]:
+def _choices(standard: Standard) -> list[Row]:
     """Where paper and official code differ, or both from us: one change a row."""
     half = "MODEL.CPRNET.SAMPLE_OFFSET"
     reference = "MODEL.P2PNET.REFERENCE_OFFSET"
@@ -259,11 +263,11 @@ def _choices(settings: Settings | None) -> list[Row]:
     ]
 
 
-def _pseudo_boxes(settings: Settings | None) -> list[Row]:
+def _pseudo_boxes(standard: Standard) -> list[Row]:
     """Side of the pseudo boxes, which the paper does not give."""
     rows = []
     for share in (0.5, 0.75, 1.0, 1.5):
-        size = round(share * (settings.pseudo_box if settings else PSEUDO_BOX), 1)
+        size = round(share * standard.pseudo_box, 1)
         rows.append(
             Row(
                 f"size_{share}",
@@ -276,7 +280,7 @@ def _pseudo_boxes(settings: Settings | None) -> list[Row]:
     return rows
 
 
-def _detectors(settings: Settings | None) -> list[Row]:
+def _detectors(standard: Standard) -> list[Row]:
     """The detectors on true boxes: is RepPoints a fair baseline?"""
     return [
         Row(f"{name.lower()}_boxes", f"{label} on true boxes", "boxes", localizer=name)
@@ -290,11 +294,11 @@ TABLES: dict[str, Table] = {
     "3": Table("Table 3: box detectors, with and without CPR", _table_3),
     "4a": Table(
         "Table 4a: radius on P3",
-        _radii("p3", {5: 53.32, 8: 55.46, 10: 55.19, 15: 55.38, 20: 55.04, 25: 53.85}, 8),
+        _radii("p3", {5: 53.32, 8: 55.46, 10: 55.19, 15: 55.38, 20: 55.04, 25: 53.85}),
     ),
     "4b": Table(
         "Table 4b: radius on P2",
-        _radii("p2", {5: 48.64, 10: 53.76, 15: 54.26, 20: 54.64, 30: 54.24, 40: 53.11}, 15),
+        _radii("p2", {5: 48.64, 10: 53.76, 15: 54.26, 20: 54.64, 30: 54.24, 40: 53.11}),
     ),
     "4c": Table("Table 4c: constraints of the refinement", _table_4c),
     "4d": Table("Table 4d: clicks, refined points, true centres", _table_4d),
