@@ -117,8 +117,9 @@ def test_scale_replaces_the_sizes(tmp_path, is_train):
     np.testing.assert_allclose(
         output["instances"].gt_points.numpy(), DOTS * [158 / 120, 105 / 80], rtol=1e-6
     )
-    with pytest.raises(InputError, match=r"INPUT\.SCALE"):
-        mapper(SCALE=-1.0)
+    for bad in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=r"INPUT\.SCALE"):
+            mapper(SCALE=bad)
 
 
 def test_flips_really_happen(tmp_path):

@@ -63,7 +63,7 @@ def test_row_is_what_its_options_say(row, options, file):
 
 
 def test_every_file_is_a_row():
-    assert sorted(row[2] for row in ROWS if row[2]) == sorted(
+    assert sorted(row[2] for row in ROWS if row[2].startswith("p2pnet")) == sorted(
         path.name for path in ABLATIONS.glob("p2pnet_*.yaml")
     )
 

@@ -124,8 +124,13 @@ def test_a_resize_factor_goes_before_the_sizes(model_bytes):
     for entry in model.metadata_props:
         if entry.key == "spec":
             entry.value = json.dumps({**json.loads(entry.value), "resize_factor": 0.75})
+        # A runtime that does not know the factor must refuse the file, not resize otherwise.
+        if entry.key == "format_version":
+            assert entry.value == "1"
+            entry.value = "2"
     localizer = PointLocalizer(model.SerializeToString())
     assert localizer.spec.min_size == 400
+    assert localizer.spec.to_metadata()["format_version"] == "2"
     assert localizer.network_size(720, 1280) == (540, 960)
     # As training rounds: half a pixel up.
     assert localizer.network_size(90, 1000) == (68, 750)

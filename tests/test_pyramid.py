@@ -109,6 +109,22 @@ def test_bad_settings(settings, message):
 
 
 @pytest.mark.parametrize(
+    "architecture, node", [("RetinaNet", "RETINANET"), ("RepPoints", "REPPOINTS")]
+)
+def test_a_level_that_nobody_reads(architecture, node):
+    """On several processes a training would stop at weights without a gradient."""
+    cfg = tiny_cfg(architecture)
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_pyramid_backbone"
+    cfg.MODEL.FPN.EXTRA_LEVELS = 1
+    names = ["p" + stage[3:] for stage in cfg.MODEL.FPN.IN_FEATURES]
+    cfg.MODEL[node].IN_FEATURES = names
+    with pytest.raises(InputError, match=rf"MODEL\.{node}\.IN_FEATURES.*nobody reads"):
+        build_network(cfg)
+    cfg.MODEL.FPN.EXTRA_LEVELS = 0
+    build_network(cfg)
+
+
+@pytest.mark.parametrize(
     "architecture, key",
     [("RetinaNet", "RETINANET"), ("GeneralizedRCNN", "RPN"), ("GeneralizedRCNN", "ROI_HEADS")],
 )

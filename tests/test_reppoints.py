@@ -444,6 +444,13 @@ def test_boxes_at_the_border():
     assert _decode(scores, boxes, clip_boxes=False).boxes.tolist() == boxes[:2]
 
 
+def test_classes_stay_apart_beyond_the_border():
+    """Classes are kept apart by shifted boxes, which must not meet where boxes are negative."""
+    scores, boxes = [[0.9, 0.01], [0.01, 0.8]], [[60.0, 60, 124, 124], [-60.0, -60, 4, 4]]
+    found = _decode(scores, boxes, size=(100, 100), clip_boxes=False)
+    assert found.boxes.tolist() == boxes
+
+
 def test_nothing_above_the_threshold():
     found = _decode([[0.01]], [A])
     assert found.boxes.shape == (0, 4) and len(found.scores) == len(found.labels) == 0

@@ -10,7 +10,8 @@ from typing import Any
 from cpr_deploy.files import InputError
 
 FORMAT = "cpr-point-localizer"
-FORMAT_VERSION = 1
+# 2: `resize_factor` counts, which a reader of version 1 would pass over.
+FORMAT_VERSIONS = (1, 2)
 COORDINATES = (
     "points in pixels of the original image; x right, y down, origin at the top-left corner, "
     "centre of the first pixel at (0.5, 0.5)"
@@ -69,7 +70,7 @@ class ModelSpec:
         spec = dataclasses.asdict(self)
         return {
             "format": FORMAT,
-            "format_version": str(FORMAT_VERSION),
+            "format_version": str(FORMAT_VERSIONS[self.resize_factor > 0]),
             "spec": json.dumps(spec, allow_nan=False, sort_keys=True),
         }
 
@@ -82,9 +83,9 @@ class ModelSpec:
                 f" {FORMAT!r}). Make one with deploy/export_onnx.py."
             )
         version = metadata.get("format_version")
-        if version != str(FORMAT_VERSION):
+        if version not in map(str, FORMAT_VERSIONS):
             raise InputError(
-                f"{name}: has format version {version}, this program reads {FORMAT_VERSION}."
+                f"{name}: has format version {version}, this program reads 1 and 2."
                 " Export the model again, or update the program."
             )
         try:

@@ -28,8 +28,12 @@ def check_localizer(cfg: CfgNode) -> None:
         )
 
 
+def classes_key(architecture: str) -> str:
+    """The key of a network's number of classes."""
+    return f"MODEL.{NODES.get(architecture, architecture.upper())}.NUM_CLASSES"
+
+
 def num_classes(cfg: CfgNode) -> tuple[str, int | None]:
     """The key of the network's number of classes, and its value; None if there is no such key."""
-    architecture = cfg.MODEL.META_ARCHITECTURE
-    node = NODES.get(architecture, architecture.upper())
-    return f"MODEL.{node}.NUM_CLASSES", cfg.MODEL.get(node, {}).get("NUM_CLASSES")
+    key = classes_key(cfg.MODEL.META_ARCHITECTURE)
+    return key, cfg.MODEL.get(key.split(".")[1], {}).get("NUM_CLASSES")

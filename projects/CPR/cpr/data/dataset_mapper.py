@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -105,7 +106,7 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
         raise InputError(
             f"INPUT.MIN_SIZE_{which}, MAX_SIZE_{which} {sizes}: give 0 px (as it is) or more."
         )
-    if cfg.INPUT.SCALE < 0:
+    if not 0 <= cfg.INPUT.SCALE < math.inf:
         raise InputError(f"INPUT.SCALE is {cfg.INPUT.SCALE}: give a factor, or 0 for MIN_SIZE.")
     if cfg.INPUT.SCALE:
         resize: T.Augmentation = ResizeByFactor(cfg.INPUT.SCALE)

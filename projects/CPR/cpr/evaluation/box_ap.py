@@ -44,12 +44,13 @@ def evaluate_boxes(
                 continue
             raise InputError(f"annotation id {annotation['id']!r}: has no bbox, so no box AP.")
         width, height = annotation["bbox"][2:]
+        area = annotation.get("area")
         objects.append(
             {
                 "image_id": images[annotation["image_id"]],
                 "category_id": annotation["category_id"],
                 "bbox": annotation["bbox"],
-                "area": annotation.get("area", width * height),
+                "area": width * height if area is None else area,
                 "iscrowd": int(is_ignored(annotation)),
             }
         )

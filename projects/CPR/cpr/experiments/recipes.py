@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 
 from cpr_deploy.files import InputError
 
+from ..architectures import classes_key
 from ..engine import build_cfg
 from .settings import Settings
 
@@ -71,12 +72,20 @@ def find_recipe(name: str, configs: Path) -> Recipe:
         "RepPoints": "reppoints_r50_*",
     }
     found = {
-        key: sorted((configs / name).glob(f"{pattern}.yaml")) for key, pattern in patterns.items()
+        key: list((configs / name).glob(f"{pattern}.yaml")) for key, pattern in patterns.items()
     }
     if not found["CPRNet"]:
         known = sorted(path.parent.name for path in configs.glob("*/cprnet_r50_*.yaml"))
         raise InputError(f"--recipe {name}: unknown. Known: SmallSets, {', '.join(known)}.")
-    return Recipe(name, {key: paths[0] for key, paths in found.items() if paths}, adapts=False)
+    # SeaPerson has two schedules of P2PNet, 12 epochs on clicks and 6 on refined points; here all
+    # rows of a table get one, the longer.
+    longest = {key: max(paths, key=_epochs) for key, paths in found.items() if paths}
+    return Recipe(name, longest, adapts=False)
+
+
+def _epochs(path: Path) -> int:
+    """12 of p2pnet_r50_fpn_p2_12e.yaml."""
+    return int(path.stem.rpartition("_")[2].removesuffix("e"))
 
 
 def settings_keys(settings: Settings, architecture: str) -> dict[str, object]:
@@ -101,15 +110,17 @@ def settings_keys(settings: Settings, architecture: str) -> dict[str, object]:
             keys["MODEL.REPPOINTS.MAX_DETS"] = settings.max_dets
         else:
             keys["TEST.DETECTIONS_PER_IMAGE"] = settings.max_dets
+        if settings.max_dets > 250:
+            # As many candidates for crowded images as P2PNet has.
+            key = {
+                "RepPoints": "MODEL.REPPOINTS.PRE_NMS_TOPK",
+                "RetinaNet": "MODEL.RETINANET.TOPK_CANDIDATES_TEST",
+                "GeneralizedRCNN": "MODEL.RPN.POST_NMS_TOPK_TEST",
+            }[architecture]
+            keys[key] = max(1000, 2 * settings.max_dets)
     keys["SOLVER.MAX_ITER"] = iterations
     keys[classes_key(architecture)] = settings.num_classes
     return keys
-
-
-def classes_key(architecture: str) -> str:
-    """The key of the number of classes."""
-    node = "ROI_HEADS" if architecture == "GeneralizedRCNN" else architecture.upper()
-    return f"MODEL.{node}.NUM_CLASSES"
 
 
 def level_keys(config: Path, level: str, architecture: str) -> dict[str, object]:

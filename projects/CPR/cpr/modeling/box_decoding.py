@@ -90,5 +90,7 @@ def decode_boxes(
     rows, labels = ((scores > settings.score_thresh) & inside[:, None]).nonzero(as_tuple=True)
     boxes, scores = boxes[rows], scores[rows, labels]
     # IoU does not change with the scale of either axis, so network px are as good as original px.
-    best = batched_nms(boxes, scores, labels, settings.nms_thresh)[: settings.max_dets]
+    # torchvision keeps the classes apart by shifting them, for which no box may be negative.
+    shifted = boxes - boxes.amin() if len(boxes) else boxes
+    best = batched_nms(shifted, scores, labels, settings.nms_thresh)[: settings.max_dets]
     return BoxDetections(boxes[best], scores[best], labels[best])

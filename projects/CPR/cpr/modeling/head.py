@@ -1,4 +1,4 @@
-"""What the heads of CPRNet and P2PNet have in common: towers of 3x3 convs, and how they start."""
+"""What all heads have in common: towers of 3x3 convs, and how they start."""
 
 from __future__ import annotations
 

@@ -57,25 +57,35 @@ def to_device(values: list, dtype: torch.dtype, device: torch.device) -> torch.T
     return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
 
 
+def image_index(lengths: list[int], device: torch.device) -> torch.Tensor:
+    """(sum of lengths,) int64: image of each element of concatenated lists."""
+    index = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    return index.to(device, non_blocking=True)
+
+
+def batch_regions(
+    batched_inputs: list[dict], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ignored regions of all images, (G, 4) x1, y1, x2, y2 px, and the image of each, (G,)."""
+    regions = [x.get("ignore_regions", torch.zeros(0, 4)).reshape(-1, 4) for x in batched_inputs]
+    boxes = torch.cat(regions).float().to(device, non_blocking=True)
+    return boxes, image_index([len(r) for r in regions], device)
+
+
 def batch_targets(batched_inputs: list[dict], device: torch.device) -> PointTargets:
     """Concatenates the annotated points and ignored regions of all images."""
     instances = [x["instances"] for x in batched_inputs]
     counts = [len(x) for x in instances]
-    regions = [x.get("ignore_regions", torch.zeros(0, 4)).reshape(-1, 4) for x in batched_inputs]
-
-    def image_index(lengths: list[int]) -> torch.Tensor:
-        index = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-        return index.to(device, non_blocking=True)
-
+    regions, region_index = batch_regions(batched_inputs, device)
     return PointTargets(
         points=torch.cat([x.gt_points.reshape(-1, 2) for x in instances])
         .float()
         .to(device, non_blocking=True),
         labels=torch.cat([x.gt_classes for x in instances]).to(device, non_blocking=True),
-        batch_index=image_index(counts),
+        batch_index=image_index(counts, device),
         counts=counts,
-        regions=torch.cat(regions).float().to(device, non_blocking=True),
-        region_index=image_index([len(r) for r in regions]),
+        regions=regions,
+        region_index=region_index,
     )
 
 

@@ -348,6 +348,8 @@ class P2PNet(nn.Module):
         )
         if len(targets.points):
             self._diagnose(points.detach(), assigned, targets.points)
+        else:
+            self.diagnostics = {}
         return losses
 
     def assign(

@@ -102,13 +102,31 @@ def build_resnet_fpn_pyramid_backbone(cfg, input_shape: ShapeSpec) -> FPN:
 
 
 def _check_readers(cfg, levels: list[str]) -> None:
-    """Detectron2's detectors end with a bare KeyError for a level that is not there."""
-    readers = {"RetinaNet": ("RETINANET",), "GeneralizedRCNN": ("RPN", "ROI_HEADS")}
-    for node in readers.get(cfg.MODEL.META_ARCHITECTURE, ()):
+    """Each level must be there, and be read.
+
+    Detectron2's detectors end with a bare KeyError for a level that is not there, and training on
+    several processes stops at a level that nobody reads.
+    """
+    readers = {
+        "RetinaNet": ("RETINANET",),
+        "GeneralizedRCNN": ("RPN", "ROI_HEADS"),
+        "RepPoints": ("REPPOINTS",),
+    }
+    nodes = readers.get(cfg.MODEL.META_ARCHITECTURE, ())
+    read: set[str] = set()
+    for node in nodes:
         names = list(cfg.MODEL[node].IN_FEATURES)
+        read.update(names)
         require(
             bool(names) and set(names) <= set(levels),
             f"MODEL.{node}.IN_FEATURES",
             names,
             f"levels out of {levels} (see MODEL.FPN.IN_FEATURES and MODEL.FPN.EXTRA_LEVELS)",
         )
+    unread = sorted(set(levels) - read)
+    require(
+        not nodes or not unread,
+        f"MODEL.{nodes[0] if nodes else ''}.IN_FEATURES",
+        sorted(read),
+        f"all levels, {levels}; nobody reads {unread} (fewer: MODEL.FPN.EXTRA_LEVELS)",
+    )

@@ -24,7 +24,7 @@ from torch import nn
 
 from .box_decoding import BoxDecodeSettings, decode_boxes
 from .distributed import count_normalizer
-from .inputs import batch_images, padded_sizes, region_mask, to_device
+from .inputs import batch_images, batch_regions, padded_sizes, region_mask
 from .losses_p2p import focal_class_loss
 from .point_sets import (
     BACKGROUND,
@@ -274,6 +274,7 @@ class RepPoints(nn.Module):
                 predictions[1:], (first, second), positives, strict=True
             )
         )
+        self.diagnostics = {}
         if sum(counts):
             self._diagnose(predictions, (boxes[first], boxes[second]), positives, sum(counts))
         return {
@@ -368,14 +369,8 @@ class RepPoints(nn.Module):
 
     def _ignored(self, locations: Locations, batched_inputs: list[dict]) -> torch.Tensor:
         """(B, L) bool: locations in an ignored region of their image."""
-        regions = [x.get("ignore_regions", torch.zeros(0, 4)) for x in batched_inputs]
-        index = [image for image, own in enumerate(regions) for _ in range(len(own))]
-        return region_mask(
-            torch.cat(regions).float().to(self.device, non_blocking=True),
-            to_device(index, torch.int64, self.device),
-            locations.points,
-            len(regions),
-        )
+        regions, index = batch_regions(batched_inputs, self.device)
+        return region_mask(regions, index, locations.points, len(batched_inputs))
 
     @torch.no_grad()
     def _diagnose(
