@@ -108,3 +108,14 @@ def test_mistakes_are_refused():
         report.table(["a", "b"], [["only one"]])
     with pytest.raises(ValueError, match="PNG or JPEG"):
         report.image(b"GIF89a", "gif")
+
+
+def test_names_are_no_mathematics():
+    """Classes may be called what they want; matplotlib sets $...$ as formulas or fails."""
+    from cpr.visualization.plots import Bar, grouped_bars, heat_maps
+
+    name = r"$\foo$ 5$"
+    points = np.zeros((3, 2))
+    assert heat_maps({name: points}).startswith(b"\x89PNG")
+    bars = {name: {name: Bar(50.0)}}
+    assert grouped_bars(bars, colours={name: "#123456"}, label="mAP").startswith(b"\x89PNG")

@@ -144,8 +144,10 @@ def main() -> int:
     if args.suggest:
         print(format_settings(suggest(request, data), find_recipe("SmallSets", ROOT / "configs")))
         return 0
-    # Stopped politely (timeout, a container's end) it ends as with Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    # Stopped politely (timeout, a container's end) it ends as with Ctrl-C, which a shell may have
+    # switched off for what it runs in the background.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     experiment = prepare(
         request,
         data,
