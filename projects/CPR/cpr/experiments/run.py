@@ -278,7 +278,9 @@ def with_details(row: RowResult, output: Path) -> RowResult:
         for step in run.seconds:
             record = output / "steps" / f"{step}.json"
             if record.exists():
-                seconds[step] = float(read_json(record).get("seconds", 0.0))
+                # Without the seed, so that the runs of a row have the same steps.
+                name = step.removeprefix(f"seed{run.seed}-")
+                seconds[name] = float(read_json(record).get("seconds", 0.0))
         refined_at = {}
         if run.rsv_curve is not None and run.rsv_curve.exists():
             for entry in read_json(run.rsv_curve):
