@@ -209,3 +209,21 @@ def test_size_differs_from_the_record(tmp_path):
 def test_unknown_flip():
     with pytest.raises(InputError, match="INPUT.RANDOM_FLIP"):
         build_augmentations(build_cfg("", ["INPUT.RANDOM_FLIP", "diagonal"]), True)
+
+
+def test_a_tile_is_cropped_from_its_image(tmp_path):
+    """Pixels, points and regions of a tile are those of its part of the image."""
+    full = mapper()(record(tmp_path / "a.png"))
+    corner = (50, 20, 120, 80)
+    shift = np.array(corner[:2])
+    annotations = [{"id": 1, "category_id": 0, "point": DOTS[2] - shift}]
+    tile = record(tmp_path / "a.png", width=70, height=60, annotations=annotations, corner=corner)
+    result = mapper()(tile)
+    assert torch.equal(result["image"], full["image"][:, 20:80, 50:120])
+    point = result["instances"].gt_points[0].numpy()
+    np.testing.assert_allclose(point, DOTS[2] - shift)
+    np.testing.assert_allclose(dot_near(result["image"], point), point, atol=0.2)
+    with pytest.raises(InputError, match=r"a\.png \(image 5\).*reaches out"):
+        mapper()({**tile, "corner": (51, 20, 121, 80)})
+    with pytest.raises(InputError, match="70x60"):
+        mapper()({**tile, "width": 71})

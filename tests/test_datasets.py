@@ -5,6 +5,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from cpr.data.datasets import ensure_registered, make_spec, parse_spec, register_points
+from cpr.data.tiles import tile_dataset
 from cpr.engine import build_cfg
 from cpr_deploy.files import InputError
 from scenes import CATEGORY_IDS, edit_json, write_scenes
@@ -180,3 +181,58 @@ def test_empty_train_and_unknown_names():
         ensure_registered(cfg_for())
     with pytest.raises(InputError, match="'coco_of_nobody' is not a data set"):
         ensure_registered(cfg_for(train=["coco_of_nobody"]))
+
+
+def make_tiles(path, **settings):
+    """Tiles of 40 px of the data set in `path`, 64 px wide, beside it."""
+    tiles = tile_dataset(json.loads(path.read_text()), tile=40, overlap=10, **settings)
+    output = path.with_name("tiles.json")
+    output.write_text(json.dumps(tiles))
+    return output, tiles
+
+
+def test_tiles_are_cropped_and_know_their_core(scenes):
+    path, root = scenes
+    output, tiles = make_tiles(path)
+    spec = make_spec(output, root)
+    ensure_registered(cfg_for(train=[spec]))
+    dicts = DatasetCatalog.get(spec)
+    # 64 px: tiles 0..40 and 24..64, which meet at 32.
+    assert [d["corner"] for d in dicts[:2]] == [(0, 0, 40, 40), (0, 24, 40, 64)]
+    np.testing.assert_array_equal(dicts[0]["ignore_regions"], [[32, 0, 40, 40], [0, 32, 32, 40]])
+    np.testing.assert_array_equal(dicts[1]["ignore_regions"], [[32, 0, 40, 40], [0, 0, 32, 8]])
+    points = {a["id"]: a["point"].tolist() for d in dicts for a in d["annotations"]}
+    assert points == {a["id"]: a["point"] for a in tiles["annotations"]}
+    edit_json(output, lambda dataset: dataset["images"][0].update(corner=[0, 0, 41, 40]))
+    register_points(spec)
+    with pytest.raises(InputError, match="image id 1: corner .* is not"):
+        DatasetCatalog.get(spec)
+
+
+def test_tiles_with_a_core_are_for_networks_that_heed_it(scenes):
+    path, root = scenes
+    output, _ = make_tiles(path)
+    spec = make_spec(output, root)
+    with pytest.raises(InputError, match="RetinaNet would learn the others as background. Tile"):
+        ensure_registered(cfg_for("RetinaNet", train=[spec]))
+    cfg = cfg_for(train=[spec])
+    cfg.MODEL.P2PNET.IGNORE_AS_BACKGROUND = True
+    with pytest.raises(InputError, match="P2PNet would learn the others as background"):
+        ensure_registered(cfg)
+    make_tiles(path, copies=True)
+    ensure_registered(cfg)
+    ensure_registered(cfg_for("RetinaNet", train=[spec]))
+
+
+def test_names_of_benchmark_sets(scenes, tmp_path, monkeypatch):
+    path, root = scenes
+    folder = tmp_path / "datasets" / "seaperson"
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "annotations" / "train_coarse.json").write_text(path.read_text())
+    root.rename(folder / "images")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
+    ensure_registered(cfg_for(train=["seaperson_train_coarse"]))
+    assert len(DatasetCatalog.get("seaperson_train_coarse")) == 4
+    assert MetadataCatalog.get("seaperson_train_coarse").thing_classes == ["class0", "class1"]
+    with pytest.raises(InputError, match="'seaperson_val' is not a data set"):
+        ensure_registered(cfg_for(train=["seaperson_val"]))

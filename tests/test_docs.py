@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import itertools
 import json
 import os
 import re
@@ -131,8 +132,8 @@ def test_the_readme_shows_every_step():
 def test_documented_commands_fit_their_scripts(page, command):
     script, *words = shlex.split(command)
     assert (ROOT / script).exists(), script
-    subcommand = words[:1] if words and re.fullmatch(r"[a-z_-]+", words[0]) else []
-    text, _ = help_of(script, *(word for word in subcommand if not word.startswith("-")))
+    subcommands = itertools.takewhile(re.compile(r"[a-z][a-z_-]*").fullmatch, words)
+    text, _ = help_of(script, *subcommands)
     known = set(re.findall(r"--[a-z][a-z0-9-]*", text))
     used = {word.split("=")[0] for word in words if word.startswith("--")}
     assert used <= known | {"--help"}, f"{page}: {script} has no {sorted(used - known)}"

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from cpr.data.image_folder import list_images, read_recorded
 from cpr_deploy.files import InputError
@@ -64,3 +64,29 @@ def test_recorded_images(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             read_recorded(tmp_path, {**record, **change})
+
+
+def test_the_rotation_of_a_png_may_stand_after_its_pixels(tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    path = tmp_path / "a.png"
+    Image.new("RGB", (6, 4)).save(path, exif=turned)
+    data = path.read_bytes()
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    rest, tag = data[:start] + data[end:], data[start:end]
+    (tmp_path / "late.png").write_bytes(rest[:-12] + tag + rest[-12:])  # before the last chunk
+    (tmp_path / "none.png").write_bytes(rest)
+    sizes = {r["file_name"]: (r["width"], r["height"]) for r in list_images(tmp_path)}
+    assert sizes == {"a.png": (4, 6), "late.png": (4, 6), "none.png": (6, 4)}
+
+
+def test_listing_decodes_no_pixels(tmp_path, monkeypatch):
+    for suffix in ("png", "jpg"):
+        Image.new("RGB", (6, 4)).save(tmp_path / f"a.{suffix}")
+
+    def load(self):
+        raise AssertionError("pixels were decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    assert len(list_images(tmp_path)) == 2

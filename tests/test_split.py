@@ -29,6 +29,15 @@ def ids(part):
     return {image["id"] for image in part["images"]}
 
 
+def test_tiles_of_one_image_stay_together():
+    dataset = make_dataset(12)
+    for index, image in enumerate(dataset["images"]):
+        image |= {"file_name": f"tiles/{index}.png", "full_file_name": f"{index // 4}.png"}
+    train, held_out = split_dataset(dataset, val=0.3)
+    assert len(held_out["images"]) == 4
+    assert len({image["full_file_name"] for image in held_out["images"]}) == 1
+
+
 @pytest.mark.parametrize(
     ("val", "expected"), [(0.2, 2), (0.5, 5), (0.01, 1), (0.99, 9), (0.26, 3), (0.24, 2)]
 )

@@ -19,6 +19,7 @@ from cpr_deploy.files import InputError
 from cpr_deploy.image_files import unreadable
 
 from .image_folder import check_size
+from .tile_records import crop_tile
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def read_image(record: dict, image_format: str) -> np.ndarray:
     """Reads the image of a dataset dict and checks its size.
 
     Args:
-        record: dict with file_name, image_id, height, width.
+        record: dict with file_name, image_id, height, width, and corner if it is a tile.
         image_format: "RGB" or "BGR".
 
     Returns:
@@ -56,6 +57,8 @@ def read_image(record: dict, image_format: str) -> np.ndarray:
         raise InputError(
             f"{name}: {unreadable(error)} Copy it again or remove the record."
         ) from None
+    if "corner" in record:
+        image = crop_tile(name, image, record["corner"])
     check_size(name, image.shape, record)
     # A copy, because Pillow's array is read-only.
     return np.array(image)

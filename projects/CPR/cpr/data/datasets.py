@@ -3,7 +3,8 @@
 A data set needs no code: "points:annotations.json@images" in DATASETS.TRAIN or DATASETS.TEST names
 a point JSON and its image folder (relative paths start at the working directory).
 "boxes:annotations.json@images" is the same with the objects' true boxes in place of their points,
-for box detectors: the upper bound of what they reach on points.
+for box detectors: the upper bound of what they reach on points. The benchmark sets that
+`tools/prepare_points.py benchmark` made also have plain names, see `cpr.data.benchmarks`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from cpr_deploy.files import InputError
 
 from ..architectures import REFINER, is_box_detector, num_classes
+from .benchmarks import find_spec
 from .point_json import (
     category_index,
     check_image_root,
@@ -27,6 +29,7 @@ from .point_json import (
     is_ignored,
     load_points,
 )
+from .tile_records import outside_core, tile_corner
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +99,10 @@ def to_dataset_dicts(
         dicts with file_name, image_id, height, width, "annotations" (id, category_id = contiguous
         class, and point, float64 (2,), original px, where there is one) of the objects that are
         not ignored, and "ignore_regions" (G, 4), x1 y1 x2 y2 original px: the boxes of the ignored
-        and crowd annotations. No other box is passed on, so none can reach the training, unless
-        `boxes` asks for them: then bbox, float64 (4,), x1 y1 x2 y2, takes the place of point.
+        and crowd annotations, and what lies outside of the core of a tile. No other box is passed
+        on, so none can reach the training, unless `boxes` asks for them: then bbox, float64 (4,),
+        x1 y1 x2 y2, takes the place of point. A tile that is to be cropped from its image also has
+        its corner in it; all px are those of the tile.
 
     Raises:
         InputError: if an image file is missing or lies outside `image_root`.
@@ -118,23 +123,28 @@ def to_dataset_dicts(
         elif not boxes and annotation.get("point") is not None:
             record["point"] = np.asarray(annotation["point"], dtype=np.float64)
         objects.append(record)
-    return [
-        {
+    dicts = []
+    for image in dataset["images"]:
+        objects, regions = by_image[image["id"]]
+        regions.extend(outside_core(image))
+        record = {
             "file_name": str(image_path(image_root, image)),
             "image_id": image["id"],
             "height": int(image["height"]),
             "width": int(image["width"]),
-            "annotations": by_image[image["id"]][0],
-            "ignore_regions": np.array(by_image[image["id"]][1], dtype=np.float64).reshape(-1, 4),
+            "annotations": objects,
+            "ignore_regions": np.array(regions, dtype=np.float64).reshape(-1, 4),
         }
-        for image in dataset["images"]
-    ]
+        if image.get("corner") is not None:
+            record["corner"] = tile_corner(image)
+        dicts.append(record)
+    return dicts
 
 
-def register_points(spec: str) -> None:
+def register_points(spec: str, name: str | None = None) -> None:
     """Registers "points:annotations.json@images" with Detectron2; again if the file has changed.
 
-    "boxes:annotations.json@images" likewise.
+    "boxes:annotations.json@images" likewise. `name`: under this name instead of `spec`.
 
     The metadata of the name holds thing_classes, category_ids (original id of each contiguous
     class), thing_dataset_id_to_contiguous_id, json_file and image_root.
@@ -144,14 +154,15 @@ def register_points(spec: str) -> None:
     dataset = load_dataset(json_file)
     labels = category_index(dataset)
     names = {category["id"]: category["name"] for category in dataset["categories"]}
-    if spec in DatasetCatalog:
-        DatasetCatalog.remove(spec)
-        MetadataCatalog.pop(spec)
+    name = name or spec
+    if name in DatasetCatalog:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.pop(name)
     boxes = spec.startswith(BOXES)
     DatasetCatalog.register(
-        spec, lambda: to_dataset_dicts(load_dataset(json_file), image_root, boxes=boxes)
+        name, lambda: to_dataset_dicts(load_dataset(json_file), image_root, boxes=boxes)
     )
-    MetadataCatalog.get(spec).set(
+    MetadataCatalog.get(name).set(
         thing_classes=[names[category_id] for category_id in labels],
         category_ids=list(labels),
         thing_dataset_id_to_contiguous_id=dict(labels),
@@ -184,7 +195,8 @@ def ensure_registered(cfg: CfgNode, *, train: bool = True, evaluate: bool = True
     refines = cfg.MODEL.META_ARCHITECTURE == REFINER
     first = None
     for name in dict.fromkeys(train_names + tuple(cfg.DATASETS.TEST)):
-        if not is_spec(name):
+        spec = name if is_spec(name) else find_spec(name)
+        if spec is None:
             if name not in DatasetCatalog:
                 parse_spec(name)  # says what a name looks like
             continue
@@ -193,10 +205,12 @@ def ensure_registered(cfg: CfgNode, *, train: bool = True, evaluate: bool = True
                 f"{name}: {cfg.MODEL.META_ARCHITECTURE} learns points, not boxes. Write"
                 f" {POINTS}{name.removeprefix(BOXES)}, or give the config of a box detector."
             )
-        register_points(name)
+        register_points(spec, name)
         _check_num_classes(cfg, name)
         if name in train_names or refines:
             _check(name, require="box" if name.startswith(BOXES) else "point")
+        if name in train_names:
+            _check_cores(cfg, name)
         # Before the training, not after it.
         scored = name in cfg.DATASETS.TEST and not refines and evaluate
         if scored and (cfg.TEST.BOX_AP or _has_boxes(name)):
@@ -213,6 +227,20 @@ def _check_num_classes(cfg: CfgNode, name: str) -> None:
         raise InputError(
             f"{key} is {configured}, but {metadata.json_file} has {classes} categories. Set {key}"
             f" {classes}."
+        )
+
+
+def _check_cores(cfg: CfgNode, name: str) -> None:
+    """InputError if tiles do not know all objects in them and the network would mind."""
+    metadata = MetadataCatalog.get(name)
+    node = cfg.MODEL.get(cfg.MODEL.META_ARCHITECTURE.upper(), {})
+    if not node.get("IGNORE_AS_BACKGROUND", True):
+        return
+    if any(image.get("core") is not None for image in load_dataset(metadata.json_file)["images"]):
+        raise InputError(
+            f"{metadata.json_file}: its tiles know the objects of their core only, and"
+            f" {cfg.MODEL.META_ARCHITECTURE} would learn the others as background. Tile with"
+            " --copies or --grid official, or train without IGNORE_AS_BACKGROUND."
         )
 
 

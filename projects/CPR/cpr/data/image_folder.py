@@ -12,6 +12,7 @@ from cpr_deploy.files import InputError
 from cpr_deploy.image_files import read_rgb, unreadable
 
 from .point_json import Problem, image_path
+from .tile_records import crop_tile, tile_corner
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 
@@ -41,7 +42,7 @@ def list_images(folder: str | os.PathLike, *, skipped: list[Problem] | None = No
             with Image.open(path) as image:
                 # The header is enough: the size after the rotation that EXIF asks for.
                 width, height = image.size
-                if image.getexif().get(0x0112) in (5, 6, 7, 8):
+                if _has_exif(image) and image.getexif().get(0x0112) in (5, 6, 7, 8):
                     width, height = height, width
         except Exception as error:  # Pillow raises many types for damaged files
             text = f"{unreadable(error)} Copy it again or remove it."
@@ -60,15 +61,37 @@ def list_images(folder: str | os.PathLike, *, skipped: list[Problem] | None = No
     return records
 
 
+def _has_exif(image: Image.Image) -> bool:
+    """False if an image surely has no EXIF tags.
+
+    To find those of a PNG, Pillow decodes all pixels, because they may come after them; looking
+    which chunks do takes no time.
+    """
+    if image.format != "PNG" or "exif" in image.info or "Raw profile type exif" in image.info:
+        return True
+    with open(image.filename, "rb") as file:
+        file.seek(8)
+        after_pixels = False
+        while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+            after_pixels |= head[4:] == b"IDAT"
+            if after_pixels and head[4:] in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+                return True
+            file.seek(int.from_bytes(head[:4], "big") + 4, 1)  # the chunk and its checksum
+    return False
+
+
 def read_recorded(image_root: str | os.PathLike, record: dict) -> np.ndarray:
-    """The image of a record as (H, W, 3) uint8 RGB.
+    """The image of a record, or the tile that it is of one, as (H, W, 3) uint8 RGB.
 
     Raises:
         InputError: missing, outside `image_root`, damaged, or not of the size that the record says.
     """
     path = image_path(image_root, record)
     image = read_rgb(path)
-    check_size(f"{path} (image id {record['id']!r})", image.shape, record)
+    name = f"{path} (image id {record['id']!r})"
+    if record.get("corner") is not None:
+        image = np.ascontiguousarray(crop_tile(name, image, tile_corner(record)))
+    check_size(name, image.shape, record)
     return image
 
 

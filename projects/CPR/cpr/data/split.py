@@ -65,7 +65,8 @@ def split_dataset(
 
 def _group(image: dict[str, Any], by: str | None) -> str:
     if by is None:
-        return image["file_name"]
+        # Tiles that were cut to files name the image they are of.
+        return image.get("full_file_name", image["file_name"])
     if by in image:
         return repr(image[by])
     if by == FOLDER:

@@ -1,22 +1,22 @@
 """Clicks in a table: one line an object, `file_name,x,y,class` (CSV or TSV).
 
 The first line names the columns, in any order: `file_name` or `image`, `x`, `y`, and, unless there
-is one class only, `class` or `label`. Other columns are not used. Separator: comma, tab or
-semicolon, whichever the first line holds. UTF-8, with or without a byte order mark.
+is one class only, `class` or `label`. `annotation_id` and `image_id`, which our own export writes,
+keep the ids. Other columns are not used. Separator: comma, tab or semicolon, whichever the first
+line holds. UTF-8, with or without a byte order mark.
 """
 
 from __future__ import annotations
 
 import csv
 import logging
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cpr_deploy.files import InputError
 
 from ..point_json import Problem
-from .import_points import Click, Conventions
+from .records import Click, Conventions, Image, number_in, whole_number_in
 
 logger = logging.getLogger(__name__)
 
@@ -26,18 +26,19 @@ COLUMNS = {
     "x": ("x",),
     "y": ("y",),
     "class": ("class", "label"),
+    "annotation_id": ("annotation_id",),
+    "image_id": ("image_id",),
 }
-OPTIONAL = ("class",)
+OPTIONAL = ("class", "annotation_id", "image_id")
 SEPARATORS = ("\t", ";", ",")
 HEADER_EXAMPLE = "file_name,x,y,class"
 MAX_HEADER = 1 << 16  # characters
-# Python's float() also takes "nan", "1_000" and digits of other scripts.
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+MAX_BYTES = 4 << 30
 
 
 def read(
     path: Path, images: Mapping[str, dict], conventions: Conventions
-) -> Iterator[Click | Problem]:
+) -> Iterator[Click | Image | Problem]:
     """The clicks of a table, line by line; see `cpr.data.importers`.
 
     Args:
@@ -46,8 +47,11 @@ def read(
         conventions: how the table counts pixels.
 
     Raises:
-        InputError: not a text in UTF-8, or its first line does not name the columns.
+        InputError: too large, not a text in UTF-8, or its first line does not name the columns.
     """
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise InputError(f"{path}: {size} bytes is more than {MAX_BYTES}. Split the file.")
     try:
         # newline="": a cell in quotes may hold line ends, which is the csv module's business.
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -63,10 +67,11 @@ def read(
         ) from None
 
 
-def _clicks(path: Path, rows, conventions: Conventions) -> Iterator[Click | Problem]:
+def _clicks(path: Path, rows, conventions: Conventions) -> Iterator[Click | Image | Problem]:
     columns: dict[str, int] | None = None
     width = 0
     line = 1
+    known_images: set[tuple[str, str]] = set()
     for row in rows:
         # A row in quotes may span several lines; line_num is its last.
         record, line = f"line {line}", rows.line_num + 1
@@ -82,6 +87,12 @@ def _clicks(path: Path, rows, conventions: Conventions) -> Iterator[Click | Prob
                 " a text with a separator in it needs quotes, a number a decimal point.",
             )
         else:
+            if "image_id" in columns:
+                name, image_id = cells[columns["image"]], cells[columns["image_id"]]
+                if image_id and (name, image_id) not in known_images:
+                    known_images.add((name, image_id))
+                    number = whole_number_in(image_id)
+                    yield Image(record, name, image_id if number is None else number)
             yield _click(record, cells, columns, conventions)
     if columns is None:
         raise InputError(f"{path}: is empty. Its first line must be {HEADER_EXAMPLE}.")
@@ -103,8 +114,8 @@ def _columns(path: Path, record: str, cells: list[str]) -> dict[str, int]:
         elif column not in OPTIONAL:
             raise InputError(
                 f"{path}: {record}: no column {' or '.join(synonyms)} among"
-                f" {', '.join(map(repr, cells[:8]))}. The first line must name the columns, for"
-                f" example {HEADER_EXAMPLE}."
+                f" {', '.join(repr(cell[:30]) for cell in cells[:8])}. The first line must name the"
+                f" columns, for example {HEADER_EXAMPLE}."
             )
     unused = [cell for place, cell in enumerate(cells) if place not in columns.values()]
     if unused:
@@ -118,8 +129,15 @@ def _click(
     values = []
     for axis in ("x", "y"):
         text = cells[columns[axis]]
-        if not NUMBER.fullmatch(text):
-            return Problem(record, f"{axis} {text!r} is not a number. Write it like 12.5.")
-        values.append(conventions.to_continuous(float(text)))
+        value = number_in(text)
+        if value is None:
+            return Problem(record, f"{axis} {text[:60]!r} is not a number. Write it like 12.5.")
+        values.append(conventions.to_continuous(value))
     label = cells[columns["class"]] if "class" in columns else None
-    return Click(record, cells[columns["image"]], (values[0], values[1]), label)
+    annotation_id = None
+    if "annotation_id" in columns and cells[columns["annotation_id"]]:
+        text = cells[columns["annotation_id"]]
+        annotation_id = whole_number_in(text)
+        if annotation_id is None:
+            return Problem(record, f"annotation_id {text[:60]!r} is not a whole number.")
+    return Click(record, cells[columns["image"]], (values[0], values[1]), label, id=annotation_id)
