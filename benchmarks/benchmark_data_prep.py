@@ -58,7 +58,7 @@ def make_clicks(folder: Path, images: int, annotations: int) -> None:
 def make_coco(folder: Path, images: int, annotations: int) -> None:
     import numpy as np
 
-    from cpr.data.dataset_files import write_dataset
+    from cpr.data.point_json import save_points
 
     rng = np.random.default_rng(0)
     records = make_images(folder / "images", images, PHOTO)
@@ -81,7 +81,7 @@ def make_coco(folder: Path, images: int, annotations: int) -> None:
             }
         )
     categories = [{"id": i, "name": f"class {i}"} for i in range(1, 81)]
-    write_dataset(
+    save_points(
         folder / "gt.json", {"images": records, "annotations": objects, "categories": categories}
     )
 

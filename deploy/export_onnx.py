@@ -11,7 +11,7 @@ import logging
 import sys
 from pathlib import Path
 
-from cpr_deploy.files import InputError, check_outputs, run_main
+from cpr_deploy.files import InputError, check_outputs, file_sha256, run_main
 
 # Of --batch, --max-candidates and --nms-iterations: beyond this nothing would fit into memory.
 MAX_OPTION = 100_000
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError(f"{option} {value}: 1 to {MAX_OPTION} are possible.")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
 
-    from cpr.export import ParityError, export_point_localizer, file_sha256, load_localizer
+    from cpr.export import ParityError, export_point_localizer, load_localizer
     from cpr_deploy.video_io import read_image_folder
 
     images = read_image_folder(args.parity_images, limit=16) if args.parity_images else []

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cpr.data import dataset_files
-from cpr.data.dataset_files import drop_bad_records, write_dataset
-from cpr.data.point_json import find_problems
+from cpr.data.dataset_files import drop_bad_records
+from cpr.data.point_json import find_problems, save_points
+from cpr_deploy import files
 from cpr_deploy.files import InputError
 
 values = st.recursive(
@@ -30,11 +30,11 @@ values = st.recursive(
 )
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_written_is_json(tmp_path, dataset, chunk):
-    dataset_files._CHUNK, before = chunk, dataset_files._CHUNK
+    files._CHUNK, before = chunk, files._CHUNK
     try:
-        write_dataset(tmp_path / "a.json", dataset)
+        save_points(tmp_path / "a.json", dataset)
     finally:
-        dataset_files._CHUNK = before
+        files._CHUNK = before
     assert json.loads((tmp_path / "a.json").read_text()) == dataset
 
 
@@ -44,7 +44,7 @@ def test_nothing_is_written_of_bad_numbers(tmp_path):
     for value in (math.nan, math.inf):
         dataset = {"annotations": [{"id": 3, "point": [1.0, value]}]}
         with pytest.raises(InputError, match=r"annotations\[0\] \(id 3\)\.point\[1\] is NaN"):
-            write_dataset(path, dataset)
+            save_points(path, dataset)
     assert path.read_text() == "before" and len(list(tmp_path.iterdir())) == 1
 
 

@@ -111,7 +111,7 @@ def test_tables_from_clicks_to_report(root, tmp_path):
         del opts[key]
     opts.update(
         {
-            "MODEL.REPPOINTS.IN_FEATURES": "['p2','p3']",
+            "MODEL.REPPOINTS.IN_FEATURES": "['p2','p3','p4']",
             "MODEL.REPPOINTS.POINT_CONV_DIM": "32",
             "SOLVER.AMP.ENABLED": "False",
         }

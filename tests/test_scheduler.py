@@ -12,6 +12,7 @@ from cpr.scheduler import (
     Step,
     StepFailed,
     available_cpus,
+    command_environment,
     read_training_log,
     step_key,
 )
@@ -272,6 +273,29 @@ def test_identity_stands_for_the_command(tmp_path):
     elsewhere.write_text("1")
     assert step_key(Step("a", ["y"], inputs=[elsewhere], identity="same")) == one
     assert step_key(Step("a", ["x"], inputs=[path], identity="other")) != one
+
+
+@pytest.mark.parametrize("inherited", [None, "", "lib", os.pathsep.join(["lib", "/abs"])])
+def test_commands_find_our_packages_and_the_user_s(tmp_path, monkeypatch, inherited):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    if inherited is not None:
+        monkeypatch.setenv("PYTHONPATH", inherited)
+    monkeypatch.chdir(tmp_path)
+    environment = command_environment(3, [str(tmp_path)])
+    assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "3"
+    paths = environment["PYTHONPATH"].split(os.pathsep)
+    assert all(os.path.isabs(path) for path in paths) and paths[-1] == str(tmp_path)
+    expected = [str(tmp_path / "lib")] if inherited and "lib" in inherited else []
+    expected += ["/abs"] if inherited and "/abs" in inherited else []
+    assert paths[2:-1] == expected or paths[1:-1] == expected
+    # In another folder, where the packages may not be installed.
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", "import cpr, cpr_deploy"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_time_left_follows_the_iterations(tmp_path, capsys):

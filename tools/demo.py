@@ -43,6 +43,7 @@ def main() -> int:
 
     from cpr.demo.pipeline import DemoSettings, run_steps
     from cpr.demo.summary import build_summary, format_summary, write_report, write_summary
+    from cpr.launch import choose_device
     from cpr.scheduler import StepFailed
 
     settings = DemoSettings(
@@ -72,19 +73,6 @@ def main() -> int:
     print(format_summary(summary))
     print(f"report: {settings.show(settings.files.report)}")
     return 0
-
-
-def choose_device(name: str) -> str:
-    """The device that "auto" means here; InputError for a GPU that is not there."""
-    if name == "cpu":
-        return name
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda" if name == "auto" else name
-    if name != "auto":
-        raise InputError(f"--device {name}: torch finds no GPU. Use --device cpu.")
-    return "cpu"
 
 
 def earlier_seconds(clock: Path) -> float:

@@ -18,11 +18,30 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cpr_deploy.files import InputError, check_outputs, read_json, run_main, write_json
+from cpr_deploy.files import InputError, check_outputs, run_main, write_json
+
+if TYPE_CHECKING:
+    from cpr.data.point_json import Problem
+
+
+def show_progress(
+    iterable: Iterable, *, desc: str, total: int | None = None, unit: str = "it"
+) -> Iterable:
+    from tqdm import tqdm
+
+    return tqdm(iterable, desc=desc, total=total, unit=unit, disable=None)
+
+
+def show_skipped(problems: Iterable[Problem], what: str = "skipped") -> None:
+    for problem in problems:
+        print(f"{what}: {problem.record}: {problem.text}")
 
 
 def add_coarse_parser(commands: argparse._SubParsersAction) -> None:
@@ -50,8 +69,6 @@ def add_coarse_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run_coarse(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from cpr.data.coarse_points import add_coarse_points
     from cpr.data.point_json import load_points, save_points
 
@@ -63,7 +80,7 @@ def run_coarse(args: argparse.Namespace) -> int:
             source=args.source,
             sigma=args.sigma,
             seed=args.seed,
-            progress=lambda objects: tqdm(objects, desc="clicking", unit="object", disable=None),
+            progress=functools.partial(show_progress, desc="clicking", unit="object"),
         )
     except InputError as error:
         raise InputError(f"{args.annotations}: {error}") from None
@@ -148,8 +165,7 @@ def run_import(args: argparse.Namespace) -> int:
         skip_bad=args.skip_bad,
     )
     save_points(args.output, imported.dataset)
-    for problem in imported.skipped:
-        print(f"skipped: {problem.record}: {problem.text}")
+    show_skipped(imported.skipped)
     print(f"wrote {args.output}: {_counts(imported.dataset)}, {len(imported.skipped)} skipped")
     return 0
 
@@ -197,8 +213,7 @@ def run_export(args: argparse.Namespace) -> int:
         prefix=args.image_prefix,
         skip_bad=args.skip_bad,
     )
-    for problem in exported.left_out:
-        print(f"left out: {problem.record}: {problem.text}")
+    show_skipped(exported.left_out, "left out")
     print(
         f"wrote {args.output}: {exported.images} images, {exported.annotations} annotations,"
         f" {len(exported.left_out)} left out"
@@ -247,8 +262,10 @@ def run_split(args: argparse.Namespace) -> int:
 
 
 def _counts(dataset: dict) -> str:
+    """ "2 images, 5 annotations, 1 categories", of the lists that are there."""
+    keys = ("images", "annotations", "categories")
     return ", ".join(
-        f"{len(dataset[key])} {key}" for key in ("images", "annotations", "categories")
+        f"{len(dataset[key])} {key}" for key in keys if isinstance(dataset.get(key), list)
     )
 
 
@@ -277,32 +294,23 @@ def add_check_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run_check(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from cpr.data.checks import check_dataset
-    from cpr.data.pseudo_boxes import from_pseudo_boxes, has_pseudo_boxes
+    from cpr.data.point_json import read_unchecked
 
-    dataset = read_json(args.annotations)
-    if isinstance(dataset, dict) and has_pseudo_boxes(dataset):
-        dataset, _ = from_pseudo_boxes(dataset)
+    dataset, _ = read_unchecked(args.annotations)
     problems = check_dataset(
         dataset,
         args.image_root,
         require=args.require,
         same_place=args.same_place,
-        progress=lambda images: tqdm(images, desc="images", unit="image", disable=None),
+        progress=functools.partial(show_progress, desc="images", unit="image"),
     )
     for problem in problems:
         print(f"{'error' if problem.is_error else 'warning'}: {problem.record}: {problem.text}")
     errors = sum(problem.is_error for problem in problems)
     counted = f"{errors} errors, {len(problems) - errors} warnings"
     if isinstance(dataset, dict):
-        sizes = [
-            f"{len(dataset[key])} {key}"
-            for key in ("images", "annotations", "categories")
-            if isinstance(dataset.get(key), list)
-        ]
-        counted += f" in {', '.join(sizes)}"
+        counted += f" in {_counts(dataset)}"
     print(f"{args.annotations}: {counted}")
     return 1 if errors else 0
 
@@ -366,7 +374,7 @@ def add_tile_parser(commands: argparse._SubParsersAction) -> None:
 
 def run_tile(args: argparse.Namespace) -> int:
     from cpr.data.benchmarks.layout import Prepared, read_split
-    from cpr.data.dataset_files import write_dataset
+    from cpr.data.point_json import save_points
     from cpr.data.tile_files import cut_tiles
     from cpr.data.tile_records import is_tiled
     from cpr.data.tiles import tile_dataset
@@ -401,22 +409,15 @@ def run_tile(args: argparse.Namespace) -> int:
                 image_format=args.image_format,
                 workers=args.workers,
                 skip_bad=args.skip_bad,
-                progress=lambda images, total: show_progress(images, desc="cutting", total=total),
+                progress=functools.partial(show_progress, desc="cutting"),
             )
             skipped += bad_images
     except InputError as error:
         raise InputError(f"{args.annotations}: {error}") from None
-    write_dataset(args.output, dataset)
-    for problem in skipped:
-        print(f"skipped: {problem.record}: {problem.text}")
+    save_points(args.output, dataset)
+    show_skipped(skipped)
     print(f"wrote {args.output}: {_counts(dataset)}, {len(skipped)} skipped")
     return 0
-
-
-def show_progress(iterable, *, desc: str, total: int | None = None):
-    from tqdm import tqdm
-
-    return tqdm(iterable, desc=desc, total=total, disable=None)
 
 
 def add_untile_parser(commands: argparse._SubParsersAction) -> None:
@@ -457,8 +458,7 @@ def add_untile_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run_untile(args: argparse.Namespace) -> int:
-    from cpr.data.dataset_files import write_dataset
-    from cpr.data.point_json import load_detections, load_points
+    from cpr.data.point_json import load_detections, load_points, save_points
     from cpr.data.untile import untile_detections, untile_points
 
     check_outputs([args.output], [args.annotations, args.tiles, args.predictions])
@@ -481,7 +481,7 @@ def run_untile(args: argparse.Namespace) -> int:
     except InputError as error:
         raise InputError(f"{args.tiles}: {error}") from None
     if args.predictions is None:
-        write_dataset(args.output, result)
+        save_points(args.output, result)
         print(f"wrote {args.output}: {_counts(result)}")
     else:
         write_json(args.output, merged)
@@ -571,8 +571,7 @@ def run_benchmark(args: argparse.Namespace) -> int:
     prepared = module.prepare(
         args.source, args.output, Options(progress=show_progress, **options), **more
     )
-    for problem in prepared.skipped:
-        print(f"skipped: {problem.record}: {problem.text}")
+    show_skipped(prepared.skipped)
     for path in prepared.files:
         print(f"wrote {path}")
     print(f"{len(prepared.skipped)} skipped")

@@ -10,7 +10,6 @@ import os
 import platform
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,7 +31,6 @@ __all__ = [
     "PointLocalizerGraph",
     "compare_with_eager",
     "export_point_localizer",
-    "file_sha256",
     "load_localizer",
 ]
 
@@ -263,9 +261,3 @@ def _spec(
             "onnx": onnx.__version__,
         },
     )
-
-
-def file_sha256(path: str | os.PathLike) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with open(Path(path), "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

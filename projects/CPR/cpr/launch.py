@@ -16,6 +16,22 @@ from torch.nn.parallel import DistributedDataParallel
 from cpr_deploy.files import InputError, explain
 
 
+def choose_device(name: str) -> str:
+    """The device that a --device of "auto", "cpu" or "cuda" means here.
+
+    Raises:
+        InputError: another name, or a GPU that is not there.
+    """
+    available = torch.cuda.is_available()
+    if name == "auto":
+        return "cuda" if available else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise InputError(f"--device {name}: use auto, cpu or cuda.")
+    if name == "cuda" and not available:
+        raise InputError("--device cuda: torch finds no GPU. Use --device cpu.")
+    return name
+
+
 def create_ddp_model(model: nn.Module, device: str) -> nn.Module:
     """`model`, or its DistributedDataParallel if there is more than one process; also on CPU."""
     if comm.get_world_size() == 1:

@@ -17,7 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cpr_deploy.files import InputError, read_json, write_json
+import cpr
+import cpr_deploy
+from cpr_deploy.files import InputError, file_sha256, read_json, write_json
 
 # Seconds between looks at the running commands, and between lines of progress in a plain log.
 _POLL = 0.2
@@ -164,7 +166,7 @@ class Scheduler:
             waiting.remove(step)
             progressed = True
             key = step_key(step)
-            record = self._record(step)
+            record = step_record(self._folder, step.name)
             same = record.get("key") == key
             if same and "seconds" in record and all(path.exists() for path in step.outputs):
                 self._done[step.name] = float(record["seconds"])
@@ -254,17 +256,10 @@ class Scheduler:
         write_json(self._record_path(running.step), spent)
 
     def _record_path(self, step: Step) -> Path:
-        return self._folder / "steps" / f"{step.name}.json"
+        return _record_path(self._folder, step.name)
 
     def _log_path(self, step: Step) -> Path:
         return self._folder / "logs" / f"{step.name}.log"
-
-    def _record(self, step: Step) -> dict:
-        try:
-            record = read_json(self._record_path(step))
-        except InputError:
-            return {}
-        return record if isinstance(record, dict) else {}
 
     def _count(self) -> str:
         return f"[{len(self._done)}/{len(self._steps)} {_clock(time.monotonic() - self._began)}]"
@@ -331,6 +326,22 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def _record_path(folder: Path, name: str) -> Path:
+    return folder / "steps" / f"{name}.json"
+
+
+def step_record(folder: Path, name: str) -> dict:
+    """What a scheduler of `folder` noted of a step: "seconds" and the stamp if it is done.
+
+    {} if it was never started, or if the record is damaged: the step will run again.
+    """
+    try:
+        record = read_json(_record_path(folder, name))
+    except InputError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
 def step_key(step: Step) -> str:
     """Hash of what the step is, by default its command, and of the content of its input files."""
     what = json.dumps(list(step.command)) if step.identity is None else step.identity
@@ -339,9 +350,28 @@ def step_key(step: Step) -> str:
         # The name tells the inputs apart; where they lie does not matter to a named step.
         digest.update((str(path) if step.identity is None else path.name).encode())
         if path.is_file():
-            with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(bytes.fromhex(file_sha256(path)))
     return digest.hexdigest()
+
+
+def command_environment(threads: int, folders: Sequence[str] = ()) -> dict[str, str]:
+    """What commands need to know: their number of threads, and the packages of this process.
+
+    Args:
+        threads: more of them than CPUs, over all commands, slow each other down.
+        folders: where else modules may lie.
+    """
+    # The commands must use our packages whether they are installed or not, and may run in another
+    # folder, where a relative path would lead elsewhere.
+    ours = {str(Path(module.__file__).resolve().parents[1]) for module in (cpr, cpr_deploy)}
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    paths = [*sorted(ours), *(os.path.abspath(path) for path in inherited if path), *folders]
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
 
 
 def read_training_log(path: Path) -> list[dict]:

@@ -1,54 +1,16 @@
-"""Large data sets in and out: written record by record, bad records left out on request."""
+"""Data sets with bad records: those are left out on request."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
-from collections.abc import Iterator
 from typing import Any
 
-from cpr_deploy.files import InputError, atomic_path, find_non_finite
+from cpr_deploy.files import InputError
 
 from .point_json import Problem, Require, find_problems
 
 # How `find_problems` names a record: "annotation id 7 (annotation 3 from 0)", "image 2 (from 0)".
 _PLACE = re.compile(r"\b(annotation|image) (\d+) \(?from 0\)$")
-# Records that are encoded at a time: few calls, and little text in memory.
-_CHUNK = 1000
-
-
-def write_dataset(path: str | os.PathLike, dataset: dict[str, Any]) -> None:
-    """Writes a COCO-like dict as JSON, atomically, without ever holding the whole text.
-
-    Raises:
-        InputError: a number in it is NaN or infinite.
-    """
-    try:
-        with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            file.writelines(_pieces(dataset))
-    except ValueError as error:
-        where = find_non_finite(dataset) or error
-        raise InputError(
-            f"{path}: not written, because {where} is NaN or infinite. Correct or remove it."
-        ) from None
-
-
-def _pieces(dataset: dict[str, Any]) -> Iterator[str]:
-    # A whole value is encoded in C; json.dump to a file is three times as slow.
-    encode = json.JSONEncoder(allow_nan=False).encode
-    separator = "{"
-    for key, value in dataset.items():
-        yield f"{separator}{encode(key)}: "
-        separator = ",\n"
-        if not isinstance(value, list):
-            yield encode(value)
-            continue
-        yield "["
-        for start in range(0, len(value), _CHUNK):
-            yield (",\n" if start else "") + encode(value[start : start + _CHUNK])[1:-1]
-        yield "]"
-    yield "{}\n" if separator == "{" else "}\n"
 
 
 def drop_bad_records(

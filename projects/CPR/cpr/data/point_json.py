@@ -76,9 +76,8 @@ def load_points(
     Raises:
         InputError: at the first problem found, naming file, record and fix.
     """
-    dataset = read_json(path)
-    if isinstance(dataset, dict) and has_pseudo_boxes(dataset):
-        dataset, count = from_pseudo_boxes(dataset)
+    dataset, count = read_unchecked(path)
+    if count:
         logger.info(
             "%s: a coarse file of the official code; took the centres of %d pseudo boxes as points"
             " and the true boxes as boxes",
@@ -96,6 +95,18 @@ def load_points(
         more = f" (and {len(warnings) - 3} more)" if len(warnings) > 3 else ""
         logger.warning("%s: %s%s", path, " ".join(warnings[:3]), more)
     return dataset
+
+
+def read_unchecked(path: str | os.PathLike) -> tuple[Any, int]:
+    """The parsed JSON, of any shape, with the authors' published coarse files converted.
+
+    Returns:
+        the data set, and how many pseudo boxes were taken for points; 0: it was no such file.
+    """
+    dataset = read_json(path)
+    if isinstance(dataset, dict) and has_pseudo_boxes(dataset):
+        return from_pseudo_boxes(dataset)
+    return dataset, 0
 
 
 def _without_flat_boxes(dataset: Any, path: str | os.PathLike) -> Any:

@@ -30,7 +30,6 @@ The held-out image lies 13 km from the training image. `tune` is a part of the t
 from __future__ import annotations
 
 import argparse
-import hashlib
 import logging
 import os
 import subprocess
@@ -45,7 +44,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cpr_deploy.files import InputError, atomic_path, run_main, write_json
+from cpr_deploy.files import InputError, atomic_path, file_sha256, run_main, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +85,7 @@ def cache_folder() -> Path:
 def fetch_wheel(cache: Path) -> Path:
     """The wheel in `cache`, downloaded with pip if it is not there; its hash is always checked."""
     wheel = cache / WHEEL_NAME
-    if wheel.is_file() and _sha256(wheel) == WHEEL_SHA256:
+    if wheel.is_file() and file_sha256(wheel) == WHEEL_SHA256:
         return wheel
     cache.mkdir(parents=True, exist_ok=True)
     logger.info("downloading %s (20 MB) with pip to %s", REQUIREMENT, cache)
@@ -105,7 +104,7 @@ def fetch_wheel(cache: Path) -> Path:
                 f" package index, or put the file into {cache}."
             )
         downloaded = Path(folder) / WHEEL_NAME
-        if not downloaded.is_file() or _sha256(downloaded) != WHEEL_SHA256:
+        if not downloaded.is_file() or file_sha256(downloaded) != WHEEL_SHA256:
             raise InputError(f"{WHEEL_NAME}: the download is not the expected file. Try again.")
         os.replace(downloaded, wheel)
     return wheel
@@ -327,11 +326,6 @@ def _decode(data: bytes, name: str) -> np.ndarray:
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError):
         raise InputError(f"{name}.png: cannot be read. Delete the wheel and run again.") from None
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def main() -> int:

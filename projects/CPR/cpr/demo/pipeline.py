@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-import cpr
-import cpr_deploy
 from cpr.demo import neon_trees
-from cpr.scheduler import Scheduler, Step, available_cpus
+from cpr.scheduler import Scheduler, Step, available_cpus, command_environment
 
 # What a P2PNet is trained on: the clicks, the points that CPRNet made of them, and the box centres
 # (which nobody who clicks coarsely would have: the upper bound).
@@ -173,21 +170,11 @@ def run_steps(settings: DemoSettings) -> dict[str, float]:
     """Runs all steps that are not done yet; returns the seconds of each."""
     cpus = available_cpus()
     parallel = min(MAX_PARALLEL, cpus)
-    threads = str(max(1, cpus // parallel))
-    packages = {str(Path(module.__file__).resolve().parents[1]) for module in (cpr, cpr_deploy)}
-    environment = {
-        # More threads than CPUs slow each other down.
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "PYTHONUNBUFFERED": "1",
-        # The commands must use the packages of this process, installed or not.
-        "PYTHONPATH": _join_paths(packages),
-    }
     scheduler = Scheduler(
         build_steps(settings),
         settings.output,
         max_parallel=parallel,
-        environment=environment,
+        environment=command_environment(max(1, cpus // parallel)),
         working_folder=settings.root,
     )
     return scheduler.run()
@@ -384,8 +371,3 @@ def _spec(settings: DemoSettings, points: Path) -> str:
 
 def _python(arguments: list[str]) -> list[str]:
     return [sys.executable, *arguments]
-
-
-def _join_paths(folders: set[str]) -> str:
-    inherited = os.environ.get("PYTHONPATH")
-    return os.pathsep.join([*sorted(folders), *([inherited] if inherited else [])])

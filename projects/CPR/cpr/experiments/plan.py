@@ -62,8 +62,8 @@ class Experiment:
         """What the rows of the tables vary."""
         if self.recipe.adapts:
             return Standard.of(self.settings)
-        cfg = recipes.build_cfg(self.recipe.config("RepPoints"), ["MODEL.DEVICE", "cpu"])
-        return Standard(radii=PAPER_RADII, pseudo_box=cfg.MODEL.PSEUDO_BOX.SIZE)
+        keys = recipes.leaves(self.recipe.config("RepPoints"), ())
+        return Standard(radii=PAPER_RADII, pseudo_box=keys["MODEL.PSEUDO_BOX.SIZE"])
 
     def file(self, kind: str, seed: int, name: str) -> Path:
         return self.output / f"seed{seed}" / kind / name
@@ -197,7 +197,7 @@ class Plan:
         config = row.refiner_config
         if config is None:
             raise InputError(f"refiner {row.points} needs a network: --refiner {row.points}=CONFIG")
-        architecture = recipes.build_cfg(config, ["MODEL.DEVICE", "cpu"]).MODEL.META_ARCHITECTURE
+        architecture = recipes.leaves(config, ())["MODEL.META_ARCHITECTURE"]
         config, options = self._training_config(architecture, seed, {}, None, None, config=config)
         folder = self.experiment.file("training", seed, slug(f"{row.points}_{config.stem}"))
         name = self._train(
@@ -370,7 +370,7 @@ class Plan:
         )
 
     def _iterations(self, config: Path, options: list[str]) -> int:
-        return recipes.build_cfg(config, [*options, "MODEL.DEVICE", "cpu"]).SOLVER.MAX_ITER
+        return recipes.leaves(config, options)["SOLVER.MAX_ITER"]
 
     def _tool(self, name: str, *words: object) -> list[str]:
         return [sys.executable, str(self.experiment.root / "tools" / name), *map(str, words)]

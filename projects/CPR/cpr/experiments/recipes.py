@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from cpr_deploy.files import InputError
+from cpr_deploy.files import InputError, file_sha256
 
 from ..architectures import classes_key
 from ..engine import build_cfg
@@ -125,7 +125,7 @@ def settings_keys(settings: Settings, architecture: str) -> dict[str, object]:
 
 def level_keys(config: Path, level: str, architecture: str) -> dict[str, object]:
     """A single-level network on another FPN level: the stages from that level to the top one."""
-    top = build_cfg(config, ["MODEL.DEVICE", "cpu"]).MODEL.RESNETS.OUT_FEATURES[-1]
+    top = leaves(config, ())["MODEL.RESNETS.OUT_FEATURES"][-1]
     stages = [f"res{i}" for i in range(int(level[1:]), int(top[3:]) + 1)]
     return {
         "MODEL.RESNETS.OUT_FEATURES": stages,
@@ -152,7 +152,7 @@ def describe_config(config: Path, options: list[str]) -> str:
 
     Keys that are added later with the old behaviour as their default change nothing.
     """
-    default = leaves("", [])
+    default = leaves("", ())
     changed = {
         key: repr(value)
         for key, value in leaves(config, options).items()
@@ -161,8 +161,14 @@ def describe_config(config: Path, options: list[str]) -> str:
     return json.dumps(changed, sort_keys=True)
 
 
-def leaves(config: Path | str, options: list[str]) -> dict[str, object]:
-    """The whole config as KEY -> value."""
+def leaves(config: Path | str, options: Sequence[str]) -> Mapping[str, object]:
+    """The whole config as KEY -> value. Read-only."""
+    return _cached_leaves(config, tuple(options))
+
+
+@functools.cache
+def _cached_leaves(config: Path | str, options: tuple[str, ...]) -> Mapping[str, object]:
+    # The rows of a table ask for the same few configs again and again.
     return _leaves(build_cfg(config, [*options, "MODEL.DEVICE", "cpu"]))
 
 
@@ -176,12 +182,7 @@ def _leaves(node: CfgNode, prefix: str = "") -> dict[str, object]:
     return result
 
 
+@functools.cache
 def weights_identity(weights: str) -> str:
     """What stands for weights: the hash of a file, else the word or address itself."""
-    return file_hash(Path(weights)) if Path(weights).is_file() else weights
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(weights) if Path(weights).is_file() else weights

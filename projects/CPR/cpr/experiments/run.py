@@ -13,13 +13,18 @@ from pathlib import Path
 
 import torch
 
-import cpr
-import cpr_deploy
-from cpr_deploy.files import InputError, check_output_folder, read_json, write_json
+from cpr_deploy.files import (
+    InputError,
+    check_output_folder,
+    file_sha256,
+    read_json,
+    write_json,
+)
 
 from ..data.point_json import load_points, save_points
+from ..launch import choose_device
 from ..refiners import get_refiner
-from ..scheduler import Scheduler, available_cpus
+from ..scheduler import Scheduler, available_cpus, command_environment, step_record
 from . import recipes
 from .data import (
     CURVE_IMAGES,
@@ -141,8 +146,8 @@ def prepare(
     settings = request.settings_for(train)
     choices = {
         "dataset": data.name,
-        "train": recipes.file_hash(data.train),
-        "val": recipes.file_hash(data.val),
+        "train": file_sha256(data.train),
+        "val": file_sha256(data.val),
         "classes": classes,
         "train_images": len(train["images"]),
         "recipe": recipe.name,
@@ -213,22 +218,14 @@ def run_steps(experiment: Experiment, plan: Plan, parallel: int | None) -> None:
     cpus = available_cpus()
     on_gpu = experiment.device != "cpu"
     parallel = parallel or (1 if on_gpu else min(cpus, max(1, free_memory() // STEP_MEMORY)))
-    threads = str(max(1, cpus // (parallel * experiment.num_gpus)))
-    packages = {str(Path(module.__file__).resolve().parents[1]) for module in (cpr, cpr_deploy)}
-    inherited = os.environ.get("PYTHONPATH")
-    environment = {
-        # More threads than CPUs slow each other down.
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "PYTHONUNBUFFERED": "1",
-        # The commands must use the packages of this process, installed or not.
-        "PYTHONPATH": os.pathsep.join([*sorted(packages), *inherited]),
-    }
+    threads = max(1, cpus // (parallel * experiment.num_gpus))
+    # Plugins may lie in the user's folder; the commands run in the repository.
+    folders = [os.getcwd()] if experiment.plugins else []
     scheduler = Scheduler(
         plan.steps,
         experiment.output,
         max_parallel=parallel,
-        environment=environment,
+        environment=command_environment(threads, folders),
         working_folder=experiment.root,
         refuse_changes=True,
         keep_going=True,
@@ -266,7 +263,7 @@ def write_reports(
 def stamps_of(rows: Sequence[RowResult], output: Path) -> list[dict]:
     """{"machine", "date"} of each step of the rows that is done."""
     steps = {step for row in rows for run in row.runs for step in run.seconds}
-    records = [read_json(path) for s in steps if (path := output / "steps" / f"{s}.json").exists()]
+    records = [step_record(output, step) for step in steps]
     return sorted((r for r in records if "machine" in r), key=lambda record: record["date"])
 
 
@@ -274,13 +271,12 @@ def with_details(row: RowResult, output: Path) -> RowResult:
     """The row with the seconds of its steps and the points refined while CPRNet was trained."""
     runs = []
     for run in row.runs:
-        seconds = {}
-        for step in run.seconds:
-            record = output / "steps" / f"{step}.json"
-            if record.exists():
-                # Without the seed, so that the runs of a row have the same steps.
-                name = step.removeprefix(f"seed{run.seed}-")
-                seconds[name] = float(read_json(record).get("seconds", 0.0))
+        # Without the seed, so that the runs of a row have the same steps.
+        seconds = {
+            step.removeprefix(f"seed{run.seed}-"): float(record.get("seconds", 0.0))
+            for step in run.seconds
+            if (record := step_record(output, step))
+        }
         refined_at = {}
         if run.rsv_curve is not None and run.rsv_curve.exists():
             for entry in read_json(run.rsv_curve):
@@ -310,7 +306,8 @@ def parse_weights(words: Sequence[str], recipe: recipes.Recipe) -> dict[int, str
     0 is the recipe's own depth. Without any, an adapting recipe asks for weights; the others name
     theirs in the config file.
     """
-    own = recipes.build_cfg(recipe.config("CPRNet"), ["MODEL.DEVICE", "cpu"])
+    own = recipes.leaves(recipe.config("CPRNet"), ())
+    own_depth = own["MODEL.RESNETS.DEPTH"]
     weights: dict[int, str] = {}
     for word in words:
         # Only digits before the "=": a path may have one too.
@@ -322,26 +319,14 @@ def parse_weights(words: Sequence[str], recipe: recipes.Recipe) -> dict[int, str
             file = str(Path(file).resolve())
         weights[int(depth)] = file
     if 0 not in weights:
-        weights[0] = weights.get(own.MODEL.RESNETS.DEPTH) or own.MODEL.WEIGHTS or ""
+        weights[0] = weights.get(own_depth) or own["MODEL.WEIGHTS"] or ""
     if not weights[0]:
         raise InputError(
             "--weights is missing: give the file of ImageNet weights of"
-            f" R-{own.MODEL.RESNETS.DEPTH} (a path or detectron2://...), or random."
+            f" R-{own_depth} (a path or detectron2://...), or random."
         )
-    weights.setdefault(own.MODEL.RESNETS.DEPTH, weights[0])
+    weights.setdefault(own_depth, weights[0])
     return weights
-
-
-def choose_device(name: str) -> str:
-    """The device that "auto" means here; InputError for a GPU that is not there."""
-    available = torch.cuda.is_available()
-    if name == "auto":
-        return "cuda" if available else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise InputError(f"--device {name}: use auto, cpu or cuda.")
-    if name == "cuda" and not available:
-        raise InputError("--device cuda: torch finds no GPU. Use --device cpu.")
-    return name
 
 
 def free_memory() -> int:

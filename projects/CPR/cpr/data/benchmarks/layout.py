@@ -8,12 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cpr_deploy.files import InputError, read_json
+from cpr_deploy.files import InputError
 
 from ..coarse_points import add_coarse_points
-from ..dataset_files import drop_bad_records, write_dataset
-from ..point_json import Problem, check_image_root, is_ignored, load_points
-from ..pseudo_boxes import from_pseudo_boxes, has_pseudo_boxes
+from ..dataset_files import drop_bad_records
+from ..point_json import (
+    Problem,
+    check_image_root,
+    is_ignored,
+    load_points,
+    read_unchecked,
+    save_points,
+)
 from ..tile_files import cut_tiles
 from ..tile_records import is_tiled
 from ..tiles import tile_dataset
@@ -69,7 +75,7 @@ class Prepared:
     skipped: list[Problem] = field(default_factory=list)
 
     def write(self, path: Path, dataset: dict[str, Any]) -> None:
-        write_dataset(path, dataset)
+        save_points(path, dataset)
         self.files.append(path)
         logger.info(
             "wrote %s: %d images, %d annotations",
@@ -85,9 +91,7 @@ def read_split(
     """A COCO file; with `skip_bad` without its bad records, which are noted in `prepared`."""
     if not skip_bad:
         return load_points(path, require=require, may_be_empty=may_be_empty, drop_flat=True)
-    dataset = read_json(path)
-    if isinstance(dataset, dict) and has_pseudo_boxes(dataset):
-        dataset, _ = from_pseudo_boxes(dataset)
+    dataset, _ = read_unchecked(path)
     try:
         dataset, dropped = drop_bad_records(dataset, require=require, may_be_empty=may_be_empty)
     except InputError as error:
