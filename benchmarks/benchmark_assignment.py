@@ -160,7 +160,7 @@ def trained_model_row(torch, args):
     from cpr.data.dataset_mapper import PointDatasetMapper
     from cpr.data.datasets import load_dataset, to_dataset_dicts
     from cpr.engine import build_cfg
-    from cpr.modeling.inputs import batch_images, batch_targets
+    from cpr.modeling.inputs import batch_targets
 
     cfg = build_cfg(args.config_file, args.opts)
     model = build_model(cfg).eval()
@@ -171,9 +171,7 @@ def trained_model_row(torch, args):
     for record in records[: args.max_images]:
         inputs = [mapper(record)]
         with torch.no_grad():
-            images = batch_images(
-                inputs, model.pixel_mean, model.pixel_std, model.backbone.size_divisibility
-            )
+            images = model.batch_images(inputs)
             predictions = model.predict_maps(images.tensor)
         grid = model.reference_grid(images.tensor.shape[-2:])
         targets = batch_targets(inputs, model.device)

@@ -42,7 +42,7 @@ def main():
 
     import cpr.modeling  # noqa: F401 (registers the meta-architectures)
     from cpr.config import add_cpr_config
-    from cpr.modeling.inputs import batch_images, batch_targets, padded_sizes, to_device
+    from cpr.modeling.inputs import batch_targets, padded_sizes, to_device
     from cpr.modeling.losses import cpr_losses
     from cpr.modeling.point_sampling import inside, negative_mask, point_bags, sample_maps
     from cpr_deploy.files import write_json
@@ -108,7 +108,7 @@ def main():
         for item in inputs:
             item["instances"].gt_classes = torch.randint(num_classes, (args.objects,))
         model = build(num_classes)
-        images = batch_images(inputs, model.pixel_mean, model.pixel_std, 32)
+        images = model.batch_images(inputs)
         targets = batch_targets(inputs, model.device)
         cells = args.size // args.stride
         feature = torch.randn(args.images, 256, cells, cells, device=model.device).requires_grad_()

@@ -14,7 +14,14 @@ from torch import nn
 
 from .distributed import count_normalizer
 from .head import conv_tower, init_head
-from .inputs import PointTargets, batch_images, batch_targets, padded_sizes, region_mask, to_device
+from .inputs import (
+    ImageNetwork,
+    PointTargets,
+    batch_targets,
+    padded_sizes,
+    region_mask,
+    to_device,
+)
 from .losses import bag_scores, cpr_losses, mil_points
 from .point_sampling import (
     cell_centres,
@@ -25,7 +32,7 @@ from .point_sampling import (
     rectangle_offsets,
     sample_maps,
 )
-from .refinement import Refinement, RefinementSettings, refine_points
+from .refinement import Refinement, RefinementSettings, class_evidence, refine_points
 from .require import require
 
 NODE = "MODEL.CPRNET"
@@ -76,7 +83,7 @@ class CPRHead(nn.Module):
 
 
 @META_ARCH_REGISTRY.register()
-class CPRNet(nn.Module):
+class CPRNet(ImageNetwork):
     """Coarse point refinement network (paper, Fig. 4; official code, see the project's README).
 
     Training learns, from one click per object, which points look like the object's class wherever
@@ -106,7 +113,7 @@ class CPRNet(nn.Module):
         pixel_mean: list[float],
         pixel_std: list[float],
     ):
-        super().__init__()
+        super().__init__(backbone, pixel_mean, pixel_std)
         shapes = backbone.output_shape()
         require(
             in_feature in shapes,
@@ -124,7 +131,6 @@ class CPRNet(nn.Module):
         require(total > 0, f"the sum of all {NODE}.ALPHA_* * LOSS_SCALE", total, "above 0")
         # Between 0 and 1 the gradient is infinite where a score reaches its target.
         require(gamma == 0 or gamma >= 1, f"{NODE}.GAMMA", gamma, "0 or at least 1")
-        self.backbone = backbone
         self.head = head
         self.in_feature = in_feature
         self.stride = shapes[in_feature].stride
@@ -152,8 +158,6 @@ class CPRNet(nn.Module):
             "larger, for a rectangle of its area to hold a cell beside the click",
         )
         self.register_buffer("offsets", offsets, persistent=False)
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -215,10 +219,6 @@ class CPRNet(nn.Module):
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
-    @property
-    def device(self) -> torch.device:
-        return self.pixel_mean.device
-
     def forward(self, batched_inputs: list[dict]) -> dict[str, torch.Tensor] | list[dict]:
         """One step of training, or the refinement of the given clicks.
 
@@ -232,11 +232,10 @@ class CPRNet(nn.Module):
             Inference: per image {"instances"} with gt_ids, gt_classes, coarse_points and
             refined_points (original px), refine_scores, refined, moved (distance from the click
             over R), bag_points (N, U, 2; original px), kept (N, U) and kept_by (N, 4), see
-            `refinement.Refinement`.
+            `refinement.Refinement`; with several classes own_scores, other_labels and other_scores,
+            see `refinement.class_evidence`.
         """
-        images = batch_images(
-            batched_inputs, self.pixel_mean, self.pixel_std, self.backbone.size_divisibility
-        )
+        images = self.batch_images(batched_inputs)
         targets = batch_targets(batched_inputs, self.device)
         feature = self.backbone(images.tensor)[self.in_feature]
         maps = self.head(feature)
@@ -308,10 +307,11 @@ class CPRNet(nn.Module):
         bags = point_bags(targets.points, self.offsets, self.stride)
         bag_cls = self._sample(cls_map, bags, targets)
         results = []
-        for size, inputs, bag, points, labels, refined in zip(
+        for size, inputs, bag, logits, points, labels, refined in zip(
             images.image_sizes,
             batched_inputs,
             bags.split(targets.counts),
+            bag_cls.split(targets.counts),
             targets.points.split(targets.counts),
             targets.labels.split(targets.counts),
             self._refine(bags, bag_cls, images.image_sizes, targets),
@@ -330,6 +330,10 @@ class CPRNet(nn.Module):
             result.bag_points = bag * scale
             result.kept = refined.kept
             result.kept_by = refined.kept_by
+            if self.num_classes > 1:
+                evidence = class_evidence(bag, logits.sigmoid(), points, labels, size)
+                for name, value in evidence._asdict().items():
+                    result.set(name, value)
             results.append({"instances": result})
         return results
 

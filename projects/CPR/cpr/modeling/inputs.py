@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from detectron2.modeling import Backbone
 from detectron2.structures import ImageList
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -33,18 +35,32 @@ class PointTargets:
     region_index: torch.Tensor
 
 
-def batch_images(
-    batched_inputs: list[dict],
-    pixel_mean: torch.Tensor,
-    pixel_std: torch.Tensor,
-    size_divisibility: int,
-) -> ImageList:
-    """Normalises the images and pads them right and bottom, after normalisation: pad = mean."""
-    device = pixel_mean.device
-    images = [x["image"].to(device, non_blocking=True) for x in batched_inputs]
-    return ImageList.from_tensors(
-        [(image - pixel_mean) / pixel_std for image in images], size_divisibility
-    )
+class ImageNetwork(nn.Module):
+    """What every network here begins with: a backbone and the normalisation of its images.
+
+    Args:
+        backbone: gives feature maps by name.
+        pixel_mean, pixel_std: of each channel, 0 to 255.
+    """
+
+    def __init__(self, backbone: Backbone, pixel_mean: list[float], pixel_std: list[float]):
+        super().__init__()
+        self.backbone = backbone
+        # Settings, not weights: they stay out of the checkpoints.
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def batch_images(self, batched_inputs: list[dict]) -> ImageList:
+        """Normalises the images and pads them right and bottom, after normalisation: pad = mean."""
+        images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
+        return ImageList.from_tensors(
+            [(image - self.pixel_mean) / self.pixel_std for image in images],
+            self.backbone.size_divisibility,
+        )
 
 
 def padded_sizes(image_sizes: list[tuple[int, int]], divisibility: int) -> list[tuple[int, int]]:

@@ -23,7 +23,7 @@ from .class_scores import class_scores
 from .decoding import DecodeSettings, decode_points, drop_outside
 from .distributed import count_normalizer
 from .head import conv_tower, init_head
-from .inputs import PointTargets, batch_images, batch_targets, padded_sizes, region_mask
+from .inputs import ImageNetwork, PointTargets, batch_targets, padded_sizes, region_mask
 from .losses_p2p import LossSettings, p2p_losses
 from .matcher import CostSettings, candidate_topk_assign, hungarian_topk_assign
 from .reference_grid import ReferenceGrid, maps_to_references
@@ -97,7 +97,7 @@ class P2PHead(nn.Module):
 
 
 @META_ARCH_REGISTRY.register()
-class P2PNet(nn.Module):
+class P2PNet(ImageNetwork):
     """Multi-class point localizer (paper, experimental set-up; official code).
 
     Every reference of a regular grid predicts a point, reference + offset * OFFSET_SCALE, and a
@@ -133,7 +133,7 @@ class P2PNet(nn.Module):
         pixel_mean: list[float],
         pixel_std: list[float],
     ):
-        super().__init__()
+        super().__init__(backbone, pixel_mean, pixel_std)
         shapes = backbone.output_shape()
         _require(
             in_feature in shapes,
@@ -163,7 +163,6 @@ class P2PNet(nn.Module):
                 topk,
                 f"at most {candidates}, the candidates within MODEL.P2PNET.CANDIDATE_RADIUS",
             )
-        self.backbone = backbone
         self.head = head
         self.in_feature = in_feature
         self.stride = shapes[in_feature].stride
@@ -187,8 +186,6 @@ class P2PNet(nn.Module):
         )
         self.padding_points = padding_points
         self.diagnostics: dict[str, torch.Tensor] = {}
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -254,10 +251,6 @@ class P2PNet(nn.Module):
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
-    @property
-    def device(self) -> torch.device:
-        return self.pixel_mean.device
-
     def forward(self, batched_inputs: list[dict]) -> dict[str, torch.Tensor] | list[dict]:
         """One step of training, or detection.
 
@@ -270,9 +263,7 @@ class P2PNet(nn.Module):
             Training: "loss_cls", "loss_point". Inference: per image {"instances"} with pred_points
             (n, 2) in original px, scores (n,) and pred_classes (n,), best first.
         """
-        images = batch_images(
-            batched_inputs, self.pixel_mean, self.pixel_std, self.backbone.size_divisibility
-        )
+        images = self.batch_images(batched_inputs)
         logits, points = self.predict_maps(images.tensor)
         grid = self.reference_grid(images.tensor.shape[-2:])
         valid = self.valid_references(grid, images)

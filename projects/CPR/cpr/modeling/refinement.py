@@ -45,6 +45,20 @@ class Refinement(NamedTuple):
     kept_by: torch.Tensor
 
 
+class ClassEvidence(NamedTuple):
+    """What the surroundings of M clicks look like, see `class_evidence`.
+
+    Attributes:
+        own_scores: (M,) of the annotated class.
+        other_labels: (M,) int64, the best of the other classes.
+        other_scores: (M,) of that one.
+    """
+
+    own_scores: torch.Tensor
+    other_labels: torch.Tensor
+    other_scores: torch.Tensor
+
+
 def refine_points(
     bag_points: torch.Tensor,
     bag_scores: torch.Tensor,
@@ -101,6 +115,33 @@ def refine_points(
         kept=kept,
         kept_by=kept_by,
     )
+
+
+def class_evidence(
+    bag_points: torch.Tensor,
+    bag_scores: torch.Tensor,
+    annotated: torch.Tensor,
+    labels: torch.Tensor,
+    image_size: tuple[float, float],
+) -> ClassEvidence:
+    """Which class the surroundings of each click look like, to find clicks of a wrong class.
+
+    A class scores its mean probability over the bag points that lie inside the image and have no
+    other click of the image, of whatever class, nearer than their own: what R reaches of a
+    neighbour says nothing about an object. 0 for all classes if no point is left.
+
+    Args:
+        as for `refine_points`; K of at least 2.
+    """
+    size = torch.tensor(image_size, dtype=bag_points.dtype, device=bag_points.device)
+    # As if all were of one class.
+    own_points = _is_nearest(bag_points, annotated, torch.zeros_like(labels))
+    own_points &= inside(bag_points, size)
+    total = (bag_scores * own_points[..., None]).sum(dim=1)
+    scores = total / own_points.sum(dim=1, keepdim=True).clamp(min=1)
+    own = scores.gather(1, labels[:, None])
+    other = scores.scatter(1, labels[:, None], -1.0).max(dim=1)
+    return ClassEvidence(own.squeeze(1), other.indices, other.values)
 
 
 def _is_confident(own: torch.Tensor, delta1: float, delta2: float) -> torch.Tensor:

@@ -20,11 +20,10 @@ import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import Boxes, ImageList, Instances
-from torch import nn
 
 from .box_decoding import BoxDecodeSettings, decode_boxes
 from .distributed import count_normalizer
-from .inputs import batch_images, batch_regions, padded_sizes, region_mask
+from .inputs import ImageNetwork, batch_regions, padded_sizes, region_mask
 from .losses_p2p import focal_class_loss
 from .point_sets import (
     BACKGROUND,
@@ -76,7 +75,7 @@ class Predictions(NamedTuple):
 
 
 @META_ARCH_REGISTRY.register()
-class RepPoints(nn.Module):
+class RepPoints(ImageNetwork):
     """Anchor-free box detector. Arguments are the keys of MODEL.REPPOINTS in `cpr/config.py`.
 
     Attributes:
@@ -101,7 +100,7 @@ class RepPoints(nn.Module):
         pixel_mean: list[float],
         pixel_std: list[float],
     ):
-        super().__init__()
+        super().__init__(backbone, pixel_mean, pixel_std)
         shapes = backbone.output_shape()
         _require(
             len(in_features) > 0 and set(in_features) <= set(shapes),
@@ -117,7 +116,6 @@ class RepPoints(nn.Module):
             in_features,
             f"levels from fine to coarse with the same channels; their strides are {strides}",
         )
-        self.backbone = backbone
         self.head = head
         self.in_features = list(in_features)
         self.strides = strides
@@ -128,8 +126,6 @@ class RepPoints(nn.Module):
         self.ignore_as_background = ignore_as_background
         self.decode = decode
         self.diagnostics: dict[str, torch.Tensor] = {}
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -184,10 +180,6 @@ class RepPoints(nn.Module):
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
-    @property
-    def device(self) -> torch.device:
-        return self.pixel_mean.device
-
     def forward(self, batched_inputs: list[dict]) -> dict[str, torch.Tensor] | list[dict]:
         """One step of training, or detection.
 
@@ -201,8 +193,7 @@ class RepPoints(nn.Module):
             {"instances"} with pred_boxes (Boxes of n) in original px, scores (n,) and pred_classes
             (n,), best first.
         """
-        divisibility = self.backbone.size_divisibility
-        images = batch_images(batched_inputs, self.pixel_mean, self.pixel_std, divisibility)
+        images = self.batch_images(batched_inputs)
         features = self.backbone(images.tensor)
         features = [features[name] for name in self.in_features]
         locations = self.locations([x.shape[-2:] for x in features], images)
