@@ -1,5 +1,6 @@
-"""Options shared by all tests."""
+"""Options and fixtures shared by all tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,3 +14,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=str(TESTS / "data" / "golden"),
         help="folder of the golden vectors that tests/test_golden.py runs",
     )
+
+
+@pytest.fixture
+def at_root(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder is the repository's, as for its commands."""
+    monkeypatch.chdir(request.config.rootpath)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch computes with one thread: tiny networks are fastest so, and sums do not vary."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

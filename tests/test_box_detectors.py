@@ -9,25 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 
+import training_runs
 from cpr import engine
 from cpr.checkpoint import PointCheckpointer
 from cpr_deploy.files import InputError
 from scenes import edit_json, tiny_opts, write_scenes
 from tiny_detectors import DETECTORS, detector_opts
 from tool_runner import run_tool
+from training_runs import assert_same
 
 WEIGHTS = (
     Path(__file__).parents[1].parent / "shared" / "weights" / "resnet18_imagenet_c4_bnfolded.pth"
 )
 
-
-@pytest.fixture(autouse=True)
-def at_root(request, monkeypatch):
-    monkeypatch.chdir(request.config.rootpath)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("at_root", "one_thread")
 
 
 @pytest.fixture
@@ -45,20 +40,9 @@ def arguments(name, scenes, output, **settings):
 
 
 def train(args):
-    """Losses of all iterations and the final weights; nothing is evaluated."""
+    """As `training_runs.train`, but nothing is evaluated."""
     args.opts += ["DATASETS.TEST", "()"]
-    trainer = engine.Trainer(engine.setup(args))
-    trainer.resume_or_load(resume=False)
-    trainer.train()
-    losses = [value for value, _ in trainer.storage.history("total_loss").values()]
-    return losses, trainer.model.state_dict()
-
-
-def assert_same(one, two):
-    assert one[0] == two[0]
-    assert all(math.isfinite(loss) and loss > 0 for loss in one[0])
-    for key, value in one[1].items():
-        assert torch.equal(value, two[1][key]), key
+    return training_runs.train(args)
 
 
 def read(path):

@@ -5,6 +5,7 @@ import torch
 from detectron2.modeling import build_model
 
 import cpr.modeling  # noqa: F401 (registers the meta-architectures)
+import host_syncs
 from cpr.modeling import cprnet
 from tiny_models import point_input, tiny_cfg
 
@@ -318,14 +319,8 @@ def test_training_forward_never_waits_for_the_device(options, monkeypatch):
     model = _model(**options)
     inputs = [point_input(**ONE), point_input([], [], seed=2)]
     model(inputs)
-
-    def refuse(self, *args, **kwargs):
-        raise AssertionError("host sync in the training forward")
-
-    for name in ("item", "tolist", "__bool__", "__int__", "__float__", "nonzero", "cpu", "numpy"):
-        monkeypatch.setattr(torch.Tensor, name, refuse)
-    losses = model(inputs)
-    monkeypatch.undo()
+    with host_syncs.refused(monkeypatch):
+        losses = model(inputs)
     assert torch.isfinite(_total(losses))
     assert model.diagnostics.keys() == {
         *("cpr/bag_score", "cpr/bag_accuracy", "cpr/refined"),
@@ -336,16 +331,12 @@ def test_training_forward_never_waits_for_the_device(options, monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.parametrize("options", [{}, ABLATION], ids=["default", "pos, rectangle"])
 def test_training_forward_never_syncs_on_a_gpu(options):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
+    host_syncs.need_gpu()
     model = _model(**options).cuda()
     inputs = [point_input(**ONE), point_input([], [], seed=2)]
     model(inputs)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with host_syncs.refused_on_gpu():
         model(inputs)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_planted_semantic_part_is_found():

@@ -10,6 +10,8 @@ from cpr.engine import build_cfg
 from cpr_deploy.files import InputError
 from scenes import CATEGORY_IDS, edit_json, write_scenes
 
+pytestmark = pytest.mark.usefixtures("at_root")
+
 
 def cfg_for(architecture="P2PNet", *, train=(), test=(), num_classes=2):
     return build_cfg(
@@ -17,11 +19,6 @@ def cfg_for(architecture="P2PNet", *, train=(), test=(), num_classes=2):
         [f"MODEL.{architecture.upper()}.NUM_CLASSES", str(num_classes)]
         + ["DATASETS.TRAIN", tuple(train), "DATASETS.TEST", tuple(test)],
     )
-
-
-@pytest.fixture(autouse=True)
-def at_root(request, monkeypatch):
-    monkeypatch.chdir(request.config.rootpath)
 
 
 @pytest.fixture

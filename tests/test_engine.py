@@ -1,7 +1,6 @@
 import argparse
 import errno
 import json
-import math
 import random
 
 import numpy as np
@@ -12,17 +11,11 @@ from cpr import engine
 from cpr.data.datasets import make_spec
 from cpr_deploy.files import InputError
 from scenes import edit_json, tiny_opts, write_scenes
+from training_runs import assert_same, train
 
 ARCHITECTURES = ("CPRNet", "P2PNet")
 
-
-@pytest.fixture(autouse=True)
-def at_root(request, monkeypatch):
-    monkeypatch.chdir(request.config.rootpath)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("at_root", "one_thread")
 
 
 @pytest.fixture
@@ -40,22 +33,6 @@ def arguments(scenes, architecture, output, *, resume=False, eval_only=False, **
         resume=resume,
         eval_only=eval_only,
     )
-
-
-def train(args):
-    """Trains; returns the losses of all iterations and the final weights."""
-    trainer = engine.Trainer(engine.setup(args))
-    trainer.resume_or_load(resume=args.resume)
-    trainer.train()
-    losses = [value for value, _ in trainer.storage.history("total_loss").values()]
-    return losses, trainer.model.state_dict()
-
-
-def assert_same(one, two):
-    assert one[0] == two[0]
-    assert all(math.isfinite(loss) and loss > 0 for loss in one[0])
-    for key, value in one[1].items():
-        assert torch.equal(value, two[1][key]), key
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

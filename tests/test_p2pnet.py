@@ -7,6 +7,7 @@ from detectron2.structures import Instances
 from torch import nn
 
 import cpr.modeling  # noqa: F401 (registers the meta-architectures)
+import host_syncs
 from cpr.modeling.decoding import decode_points
 from cpr.modeling.inputs import batch_targets
 from tiny_models import point_input, tiny_cfg
@@ -374,14 +375,8 @@ def test_training_forward_never_waits_for_the_device(monkeypatch):
     region = [[0.0, 0.0, 20.0, 20.0]]
     inputs = [point_input(**ONE, regions=region), point_input([], [], seed=2)]
     model(inputs)
-
-    def refuse(self, *args, **kwargs):
-        raise AssertionError("host sync in the training forward")
-
-    for name in ("item", "tolist", "__bool__", "__int__", "__float__", "nonzero", "cpu", "numpy"):
-        monkeypatch.setattr(torch.Tensor, name, refuse)
-    losses = model(inputs)
-    monkeypatch.undo()
+    with host_syncs.refused(monkeypatch):
+        losses = model(inputs)
     assert torch.isfinite(_total(losses))
     assert model.diagnostics["p2p/positives_per_object"] == 5
     assert 0 < model.diagnostics["p2p/matched_distance"] < 20
@@ -389,17 +384,13 @@ def test_training_forward_never_waits_for_the_device(monkeypatch):
 
 @pytest.mark.gpu
 def test_training_forward_never_syncs_on_a_gpu():
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
+    host_syncs.need_gpu()
     model = _model().cuda()
     region = [[0.0, 0.0, 20.0, 20.0]]
     inputs = [point_input(**ONE, regions=region), point_input([], [], seed=2)]
     model(inputs)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with host_syncs.refused_on_gpu():
         model(inputs)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16])

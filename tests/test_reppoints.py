@@ -10,6 +10,7 @@ from torch import nn
 from torchvision.ops import nms
 
 import cpr.modeling  # noqa: F401 (registers the meta-architectures)
+import host_syncs
 from cpr.modeling.box_decoding import BoxDecodeSettings, decode_boxes
 from cpr.modeling.point_sets import BACKGROUND
 from cpr.modeling.reppoints import Predictions
@@ -365,14 +366,8 @@ def test_training_forward_never_waits_for_the_device(monkeypatch):
     region = [[0.0, 0.0, 20.0, 20.0]]
     inputs = [box_input(**ONE, regions=region), box_input([], [], seed=2)]
     model(inputs)
-
-    def refuse(self, *args, **kwargs):
-        raise AssertionError("host sync in the training forward")
-
-    for name in ("item", "tolist", "__bool__", "__int__", "__float__", "nonzero", "cpu", "numpy"):
-        monkeypatch.setattr(torch.Tensor, name, refuse)
-    losses = model(inputs)
-    monkeypatch.undo()
+    with host_syncs.refused(monkeypatch):
+        losses = model(inputs)
     assert torch.isfinite(_total(losses))
     assert model.diagnostics["reppoints/positives_per_object"] >= 1
     assert 0 < model.diagnostics["reppoints/init_iou"] < 0.5
@@ -381,16 +376,12 @@ def test_training_forward_never_waits_for_the_device(monkeypatch):
 
 @pytest.mark.gpu
 def test_training_forward_never_syncs_on_a_gpu():
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
+    host_syncs.need_gpu()
     model = _model().cuda()
     inputs = [box_input(**ONE, regions=[[0.0, 0.0, 20.0, 20.0]]), box_input([], [], seed=2)]
     model(inputs)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with host_syncs.refused_on_gpu():
         model(inputs)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 # --- inference ---
