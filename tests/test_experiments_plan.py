@@ -1,13 +1,17 @@
 import dataclasses
 import json
+import os
 import shutil
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from cpr.experiments.data import ExperimentData
 from cpr.experiments.plan import slug
-from cpr.experiments.run import Request, plan_tables, prepare
+from cpr.experiments.run import Request, plan_tables, prepare, run_steps
 from cpr.refiners import REFINER, Refiner
+from cpr.scheduler import Step, step_record
 from cpr_deploy.files import InputError
 from scenes import write_scenes
 from tool_runner import ROOT
@@ -317,3 +321,23 @@ def test_bad_refiners(request_for, data, own_refiners):
     experiment = prepare(request, data, ROOT)
     _, rows = plan_tables(experiment, ["4d"], 1, request.extra_rows())
     assert "--refiner learned=CONFIG" in rows["4d"][-1].missing
+
+
+@pytest.mark.parametrize("inherited", [None, "lib"])
+def test_steps_are_run_with_our_packages(request_for, data, tmp_path, monkeypatch, inherited):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    if inherited:
+        monkeypatch.setenv("PYTHONPATH", inherited)
+    experiment = prepare(request_for(), data, ROOT)
+    output = tmp_path / "environment.json"
+    code = (
+        "import cpr, cpr_deploy, json, os, sys; json.dump(dict(os.environ), open(sys.argv[1], 'w'))"
+    )
+    step = Step("look", [sys.executable, "-c", code, str(output)], outputs=[output])
+    run_steps(experiment, SimpleNamespace(steps=[step]), parallel=1)
+    environment = json.loads(output.read_text())
+    paths = environment["PYTHONPATH"].split(os.pathsep)
+    assert all(os.path.isabs(path) and len(path) > 1 for path in paths)
+    assert (os.path.abspath("lib") in paths) == bool(inherited)
+    assert int(environment["OMP_NUM_THREADS"]) >= 1
+    assert step_record(experiment.output, "look").keys() >= {"seconds", "machine", "date"}
