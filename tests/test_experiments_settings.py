@@ -143,3 +143,34 @@ def test_a_size_that_is_given_wins():
 def test_what_cannot_be_known_is_refused(data, options, text):
     with pytest.raises(InputError, match=text):
         suggest_settings(data, **options)
+
+
+def test_rare_classes_lengthen_the_schedule_of_cprnet():
+    """4,000 clicks of the rarest class are to be seen, in batches of 4 images."""
+    data = dataset(classes=2, image=(300, 300))  # six clicks of each class in the only image
+    assert suggest_settings(data).cprnet_iterations == 800
+    for annotation in data["annotations"]:
+        annotation["category_id"] = int(annotation["id"] == 0)
+    assert suggest_settings(data).cprnet_iterations == 1000
+    # Images without objects are not trained on, and the schedule has an end.
+    data["images"].append({**data["images"][0], "id": 2})
+    assert suggest_settings(data).cprnet_iterations == 1000
+    other = {**data["annotations"][1], "id": 100, "image_id": 2}
+    more = {**data, "annotations": [*data["annotations"], other]}
+    assert suggest_settings(more).cprnet_iterations == 2000
+    many = [{**other, "id": 100 + i, "image_id": 2 + i} for i in range(9)]
+    data["images"] += [{**data["images"][0], "id": 3 + i} for i in range(8)]
+    data["annotations"] += many
+    assert suggest_settings(data).cprnet_iterations == 2400
+    # Nothing needs to be told apart.
+    for annotation in data["annotations"]:
+        annotation["category_id"] = 0
+    data["categories"] = data["categories"][:1]
+    assert suggest_settings(data).cprnet_iterations == 600
+
+
+def test_crops_show_fewer_clicks():
+    wide = dataset(classes=2, side=24.0, image=(1024, 512))
+    assert suggest_settings(wide).crop == 256
+    # A crop is an eighth of the image, so three clicks of a class are in a batch.
+    assert suggest_settings(wide).cprnet_iterations == 1300
