@@ -96,45 +96,77 @@ def _redacted(url: str) -> str:
     return re.sub(r"//[^/@]*@", "//", url)
 
 
+def open_container(
+    path: str, *, live: bool = False
+) -> tuple[av.container.InputContainer, av.VideoStream]:
+    """A video file or network stream and its first video stream, which can be decoded.
+
+    Raises:
+        InputError: it cannot be opened, holds no video, or frames of an absurd size.
+    """
+    name = _redacted(path)
+    # A file may be a playlist in disguise: it must not make us open addresses.
+    options = {} if live else {"protocol_whitelist": "file"}
+    if path.startswith("rtsp"):
+        options = {"rtsp_transport": "tcp"}
+    try:
+        container = av.open(
+            path,
+            options=options,
+            timeout=STREAM_TIMEOUT if live else None,
+            metadata_errors="replace",  # titles in any encoding, or damaged, do not matter
+        )
+    except (av.error.FFmpegError, OSError) as error:
+        raise InputError(
+            f"{name}: cannot be opened as video ({error_reason(error)}). "
+            + (
+                "Check the address and the network."
+                if live
+                else "If the file was cut off while it was written, copy or record it again."
+            )
+        ) from None
+    if not container.streams.video:
+        container.close()
+        raise InputError(
+            f"{name}: holds no video stream. The file may have been cut off: copy or"
+            " record it again, or give another."
+        )
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    context = stream.codec_context
+    if context is None or not context.width:
+        container.close()
+        raise InputError(
+            f"{name}: its video stream cannot be decoded. The file may have been cut off;"
+            " copy or record it again."
+        )
+    if context.width * context.height > MAX_PIXELS:
+        container.close()
+        raise InputError(f"{name}: frames of {context.width}x{context.height} px.")
+    return container, stream
+
+
+def upright(frame: av.VideoFrame, pixel_format: str) -> np.ndarray:
+    """The pixels of a decoded frame, (H, W, 3) uint8 of format "bgr24" or "rgb24", turned as the
+    file says: phones store the picture as the sensor saw it, with the turn beside it."""
+    image = frame.to_ndarray(format=pixel_format)
+    turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
+    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+
+
+def seconds_of(frame: av.VideoFrame) -> float | None:
+    """The time of a decoded frame in its file."""
+    return None if frame.pts is None else float(frame.pts * frame.time_base)
+
+
 class VideoSource:
     """A video file or network stream, through FFmpeg."""
 
     def __init__(self, path: str, *, live: bool = False):
         self.name = _redacted(path)
         self.live = live
-        options = {"rtsp_transport": "tcp"} if path.startswith("rtsp") else {}
-        try:
-            self._container = av.open(
-                path, options=options, timeout=STREAM_TIMEOUT if live else None
-            )
-        except (av.error.FFmpegError, OSError) as error:
-            raise InputError(
-                f"{self.name}: cannot be opened as video ({_reason(error)}). "
-                + (
-                    "Check the address and the network."
-                    if live
-                    else "If the file was cut off while it was written, copy or record it again."
-                )
-            ) from None
-        if not self._container.streams.video:
-            self._container.close()
-            raise InputError(
-                f"{self.name}: holds no video stream. The file may have been cut off: copy or"
-                " record it again, or give another."
-            )
-        self._stream = self._container.streams.video[0]
-        self._stream.thread_type = "AUTO"
+        self._container, self._stream = open_container(path, live=live)
         self.length = self._stream.frames or None
-        context = self._stream.codec_context
-        if context is None or not context.width:
-            self._container.close()
-            raise InputError(
-                f"{self.name}: its video stream cannot be decoded. The file may have been cut off;"
-                " copy or record it again."
-            )
-        if context.width * context.height > MAX_PIXELS:
-            self._container.close()
-            raise InputError(f"{self.name}: frames of {context.width}x{context.height} px.")
 
     def __iter__(self) -> Iterator[Frame | SourceError]:
         index = packets = 0
@@ -147,7 +179,7 @@ class VideoSource:
                 try:
                     decoded = packet.decode()
                 except av.error.InvalidDataError as error:
-                    problem = problem or f"a frame cannot be decoded ({_reason(error)})"
+                    problem = problem or f"a frame cannot be decoded ({error_reason(error)})"
                     continue
                 for frame in decoded:
                     if frame.is_corrupt:
@@ -156,26 +188,21 @@ class VideoSource:
                     yield self._frame(frame, index)
                     index += 1
         except (av.error.FFmpegError, OSError) as error:
-            problem = problem or f"reading failed ({_reason(error)})"
+            problem = problem or f"reading failed ({error_reason(error)})"
         if not self.live and not problem and self.length and packets < self.length:
             problem = f"it ends after {packets} of {self.length} frames"
         if problem:
             yield SourceError(index, f"{self.name}: {problem}. The file may have been cut off.")
 
     def _frame(self, frame: av.VideoFrame, index: int) -> Frame:
-        image = frame.to_ndarray(format="bgr24")
-        # Phones store the picture as the sensor saw it, with the turn beside it.
-        turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
-        if turns:
-            image = np.ascontiguousarray(np.rot90(image, turns))
-        pts = None if frame.pts is None else float(frame.pts * frame.time_base)
-        return Frame(index, image, pts, time.time())
+        return Frame(index, upright(frame, "bgr24"), seconds_of(frame), time.time())
 
     def close(self) -> None:
         self._container.close()
 
 
-def _reason(error: Exception) -> str:
+def error_reason(error: Exception) -> str:
+    """What FFmpeg or the operating system says."""
     return str(getattr(error, "strerror", None) or error).strip()
 
 
