@@ -117,7 +117,9 @@ def test_the_labelling_interface_names_what_the_tasks_use():
         "point": "KeyPointLabels",
         "box": "RectangleLabels",
     }
-    assert [label.attrib["value"] for label in view.find("KeyPointLabels")] == [SEAL, "bird"]
+    labels = [label.attrib for label in view.find("KeyPointLabels")]
+    assert [label["value"] for label in labels] == [SEAL, "bird"]
+    assert [label["model_index"] for label in labels] == ["0", "1"]
 
 
 def test_coco_keypoints(exported):
@@ -125,11 +127,11 @@ def test_coco_keypoints(exported):
     first, second, region, box = content["annotations"]
     assert first == {
         "id": 10, "image_id": 3, "category_id": 5, "note": "kept", "num_keypoints": 1,
-        "keypoints": [4.5, 2.0, 2],
+        "keypoints": [4.5, 2.0, 2], "bbox": [5, 2.5, 0, 0], "area": 0, "iscrowd": 0,
     }  # fmt: skip
     assert second["keypoints"] == [0, 29, 2] and second["refine_score"] == 0.5
     assert region["keypoints"] == [0, 0, 0] and region["num_keypoints"] == 0
-    assert region["iscrowd"] == 1 and box["bbox"] == [1, 2, 3, 4]
+    assert region["iscrowd"] == 1 and box["bbox"] == [1, 2, 3, 4] and box["area"] == 12
     assert content["categories"][0] == {
         "id": 5, "name": SEAL, "keypoints": ["point"], "skeleton": [],
     }  # fmt: skip

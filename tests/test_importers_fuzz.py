@@ -1,7 +1,8 @@
 """Whatever stands in a file, every reader reads or refuses it; nothing else is written or hangs.
 
 Good files of each format are spoilt: bytes put in and taken out, words replaced by ones that hurt,
-parts of a JSON replaced by anything.
+parts of a JSON replaced by anything, encodings, line ends and case changed, parts repeated.
+Archives, links and files of 10 GB are in test_importers_import.py, bombs beside each format.
 """
 
 import copy
@@ -132,6 +133,34 @@ def spoilt_bytes(draw, content):
     return content
 
 
+def twice(content, draw):
+    """A part of the file once more: records and ids that are there twice."""
+    start, end = sorted(draw(st.tuples(*[st.integers(0, len(content))] * 2)))
+    return content[:end] + content[start:]
+
+
+# What happens to whole files on their way: encodings, byte order marks, case, other separators of
+# folders and lines, records twice, copies that are not finished.
+CHANGES = [
+    lambda content, draw: content.decode("latin-1").encode(draw(st.sampled_from(ENCODINGS))),
+    lambda content, draw: draw(st.sampled_from(MARKS)) + content,
+    lambda content, draw: content.swapcase(),
+    lambda content, draw: content.replace(b"/", b"\\"),
+    lambda content, draw: content.replace(b"\n", draw(st.sampled_from([b"\r\n", b"\r", b""]))),
+    lambda content, draw: content + bytes(draw(st.integers(1, 200))),
+    twice,
+]
+ENCODINGS = ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7", "cp037", "utf-8-sig"]
+MARKS = [b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"PK\x03\x04", b"\x1f\x8b"]
+
+
+@st.composite
+def spoilt_whole(draw, content):
+    for change in draw(st.lists(st.sampled_from(CHANGES), min_size=1, max_size=2)):
+        content = change(content, draw)
+    return content
+
+
 @st.composite
 def spoilt(draw, file_format):
     """(name, bytes) of a spoilt file of a format."""
@@ -143,7 +172,9 @@ def spoilt(draw, file_format):
             return name, draw(spoilt_json(content))
         content = json.dumps(content)
     content = content if isinstance(content, bytes) else content.encode()
-    kinds = [spoilt_bytes] if name.endswith(".mat") else [spoilt_words, spoilt_bytes]
+    kinds = [spoilt_bytes, spoilt_whole]
+    if not name.endswith(".mat"):
+        kinds.append(spoilt_words)
     return name, draw(draw(st.sampled_from(kinds))(content))
 
 

@@ -2,9 +2,15 @@
 
 import json
 import logging
+import re
+import shutil
+import time
+import tracemalloc
+import zipfile
 
 import pytest
 
+from cpr.data.exporters import FORMATS as EXPORTS
 from cpr.data.importers import FORMATS
 from cpr.data.importers.import_points import import_points
 from cpr.data.importers.names import ImageNames
@@ -18,7 +24,8 @@ from cpr.data.importers.records import (
 )
 from cpr_deploy.files import InputError
 from foreign_files import coco, cvat, labelme, read, rows, write_files, write_images
-from tool_runner import run_tool
+from test_importers_fuzz import GOOD
+from tool_runner import ROOT, run_tool
 
 
 @pytest.fixture
@@ -204,8 +211,111 @@ def test_a_file_of_ten_gigabytes_is_refused_unread(folder, name):
     with open(path, "wb") as file:
         file.truncate(10 << 30)  # a hole: takes no room on the disk
     given = folder / "in" if FORMATS[name].file_per_image else path
-    with pytest.raises(InputError, match=r"bytes (is more than|are no)"):
-        import_points(given, folder / "images", file_format=name)
+    begin = time.perf_counter()
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=r"bytes (is more than|are no)|seems cut"):
+            import_points(given, folder / "images", file_format=name)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
+    assert time.perf_counter() - begin < 2
+
+
+def contents(name):
+    """The bytes of a good file of a format, and where it lies."""
+    files = GOOD[name]
+    content = files[next(iter(files))]
+    content = json.dumps(content) if isinstance(content, (dict, list)) else content
+    return content if isinstance(content, bytes) else content.encode()
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "crowd-mat"])
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_file_that_was_not_copied_whole(folder, name, skip_bad):
+    """Some programs make a file of full size first; what has not come yet is zero."""
+    write_files(folder, {"in/data.yaml": "names: [seal]\n"})
+    path = folder / "in" / FILES[name]
+    path.write_bytes(contents(name))
+    with open(path, "r+b") as file:
+        file.truncate(3 << 30)  # less than any limit of sizes of tables and JSON
+    given = folder / "in" if FORMATS[name].file_per_image else path
+    with pytest.raises(InputError) as error:
+        import_points(given, folder / "images", file_format=name, skip_bad=skip_bad)
+    assert "seems cut" in str(error.value) or "no usable click" in str(error.value)
+
+
+ARCHIVES = {
+    "zip": lambda path: shutil.make_archive(str(path.with_suffix("")), "zip", path.parent / "x"),
+    "gztar": lambda path: shutil.make_archive(
+        str(path.with_suffix("")), "gztar", path.parent / "x"
+    ),
+    "tar": lambda path: shutil.make_archive(str(path.with_suffix("")), "tar", path.parent / "x"),
+}
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+@pytest.mark.parametrize("name", FORMATS)
+def test_archives_are_not_read(folder, name, kind):
+    """Whatever is in them, whatever they are called; so names in them lead nowhere."""
+    (folder / "work" / "x").mkdir(parents=True)
+    (folder / "work" / "x" / FILES[name]).write_bytes(contents(name))
+    archive = ARCHIVES[kind](folder / "work" / "archive.bin")
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(InputError, match=r"archive\. Unpack it"):
+        import_points(archive, folder / "images", file_format=name)
+    assert sorted(folder.rglob("*")) == before
+    # Under the name of an annotation file, alone or in a folder of them.
+    (folder / "in").mkdir()
+    write_files(folder, {"in/data.yaml": "names: [seal]\n"})
+    path = shutil.move(archive, folder / "in" / FILES[name])
+    with pytest.raises(InputError, match=r"archive\. Unpack it"):
+        import_points(path, folder / "images", file_format=name)
+    if FORMATS[name].file_per_image:
+        with pytest.raises(InputError, match=r"archive\. Unpack it"):
+            import_points(folder / "in", folder / "images", file_format=name)
+
+
+def test_a_zip_whose_names_lead_out_writes_nothing(folder):
+    with zipfile.ZipFile(folder / "a.zip", "w") as file:
+        file.writestr("../../evil.xml", cvat(""))
+        file.writestr("/etc/evil.xml", cvat(""))
+    before = sorted(folder.parent.rglob("*"))
+    with pytest.raises(InputError, match="is a ZIP archive. Unpack it"):
+        import_points(folder / "a.zip", file_format="cvat")
+    assert sorted(folder.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", [n for n in FORMATS if FORMATS[n].file_per_image])
+def test_links_out_of_the_folder_are_not_followed(folder, name):
+    write_files(folder, {"in/data.yaml": "names: [seal]\n"})
+    (folder / "secret").write_bytes(contents(name))
+    (folder / "in" / FILES[name]).symlink_to(folder / "secret")
+    with pytest.raises(InputError, match="link that leads out"):
+        import_points(folder / "in", folder / "images", file_format=name)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_images_that_are_links_out_of_their_folder(folder, name):
+    """Their sizes are read, as of all images; their clicks are refused."""
+    (folder / "images" / "a.png").rename(folder / "a.png")
+    (folder / "images" / "a.png").symlink_to(folder / "a.png")
+    write_files(folder / "in", GOOD[name])
+    given = folder / "in"
+    if not FORMATS[name].file_per_image:
+        given = given / next(iter(GOOD[name]))
+    with pytest.raises(InputError, match="link that leads out"):
+        import_points(
+            given, folder / "images", file_format=name,
+            conventions=Conventions("centre", keypoint="mean") if name == "coco" else None,
+        )  # fmt: skip
+
+
+def test_a_table_without_line_ends_is_not_held_as_a_whole(folder, monkeypatch):
+    monkeypatch.setattr("cpr.data.importers.csv_points.MAX_LINE", 1000)
+    write_files(folder, {"c.csv": "file_name,x,y\n" + "a.png,1,2," * 200})
+    with pytest.raises(InputError, match="a line of more than 1000 characters"):
+        read(folder / "c.csv", "csv", folder / "images")
 
 
 def test_a_very_long_number_is_refused_at_once(folder):
@@ -298,3 +408,31 @@ def test_what_is_said_while_importing(folder, caplog):
         read(folder / "c.xml", "cvat")
     assert "1 tags of whole images are not used" in caplog.text
     assert "differ in case only" in caplog.text
+
+
+def test_the_page_is_true():
+    """FORMATS.md has a row and a section for each format, and says what each can do."""
+    page = (ROOT / "projects/CPR/cpr/data/FORMATS.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in page.splitlines()
+        if line.startswith("| `") and "--format" not in line
+    ]
+    table = {row[0].strip("`"): row for row in rows}
+    assert list(table) == list(dict.fromkeys([*FORMATS, *EXPORTS]))
+    for name, row in table.items():
+        assert row[-2].startswith("yes") == (name in FORMATS)
+        assert row[-1].startswith("yes") == (name in EXPORTS)
+        assert f"\n## {name}\n" in page
+        if name in FORMATS:
+            assert ("folder" in row[1]) == FORMATS[name].file_per_image
+    with_sizes = ", ".join(name for name, entry in FORMATS.items() if entry.has_sizes)
+    said = re.search(r"may be left out where the files tell the sizes \((.*?)\)", page, re.DOTALL)[
+        1
+    ]
+    assert sorted(said.replace("\n", " ").split(", ")) == sorted(with_sizes.split(", "))
+    said = re.search(r"\*\*Tried with\*\* (.*?): files", page, re.DOTALL)[1].replace("\n", " ")
+    folders = [p.name for p in (ROOT / "tests/data/tools").iterdir() if p.name[-1].isdigit()]
+    for folder in folders:
+        library, _, version = folder.rpartition("-")
+        assert f"{library} {version}" in said

@@ -1,155 +1,164 @@
-"""Files written by the tools' own libraries. A library that is not installed is not tried."""
+"""Files written by the tools' own libraries: those in tests/data/tools, and freshly written ones.
 
-import numpy as np
+A library that is not installed writes nothing now; its files in tests/data/tools are always read.
+"""
+
+import importlib.util
+import json
+from pathlib import Path
+
 import pytest
 
 from cpr.data.importers.records import Conventions
-from foreign_files import read, rows, write_images
+from foreign_files import coco, read, rows, shanghaitech
 
-SIZES = {"a.png": (40, 30), "dot.png": (1, 1)}
-# Name -> boxes x, y, w, h and points x, y, in continuous px; the dot's only pixel is both.
-OBJECTS = {"a": ([(2, 3, 8, 5.5)], [(3.5, 4.25)]), "dot": ([(0, 0, 1, 1)], [(0.5, 0.5)])}
+TOOLS = Path(__file__).parent / "data" / "tools"
 
 
-@pytest.fixture
-def folder(tmp_path):
-    return write_images(tmp_path, SIZES)
+def load_script():
+    spec = importlib.util.spec_from_file_location("tools_write", TOOLS / "write.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def boxes(dataset):
-    """(image without suffix, class, box), sorted."""
-    return sorted((file.split(".")[0], label, box) for file, label, _, box in rows(dataset))
+write = load_script()
+MODULES = {library: library.replace("-", "_") for library in write.WRITERS}
+MODULES["label-studio-sdk"] = "label_studio_sdk"
+# Six and five digits of a share of the image; supervision holds float32.
+DIGITS = {"datumaro yolo": 1e-4, "datumaro yolo ultralytics": 1e-4, "supervision yolo": 1e-3}
+
+POINTS = [(name, label, point, None) for name in write.SIZES for label, point in write.POINTS[name]]
+BOXES = [(name, label, None, box) for name in write.SIZES for label, box in write.BOXES[name]]
+OUTLINE = [("a.png", write.OUTLINE[0], None, (20, 10, 10, 18))]
+# supervision's Pascal VOC numbers the pixels that a box covers: 2..10 are 3 to 10, 3..8.5 4 to 8.
+WHOLE = [
+    ("a.png", "bird", None, (2, 3, 8, 5)),
+    ("a.png", "seal", None, (20, 10, 19, 20)),
+    ("dot.png", "bird", None, (0, 0, 1, 1)),
+]
+ONE_BASED = Conventions("corner", one_based=True)
+
+# Library, what is read of its folder, format, conventions, expected rows.
+CASES = {
+    "datumaro cvat": (
+        "datumaro", "cvat/train.xml", "cvat", None, BOXES + POINTS + OUTLINE
+    ),
+    "datumaro coco": (
+        "datumaro", "coco_instances/annotations/instances_train.json", "coco", None, BOXES
+    ),
+    "datumaro keypoints": (
+        "datumaro",
+        "coco_keypoints/annotations/person_keypoints_train.json",
+        "coco",
+        None,
+        POINTS,
+    ),
+    "datumaro voc": ("datumaro", "voc", "voc", None, BOXES),
+    "datumaro yolo": ("datumaro", "yolo", "yolo", None, BOXES),
+    "datumaro yolo ultralytics": ("datumaro", "yolo_ultralytics", "yolo", None, BOXES),
+    "label studio, converted": (
+        "label-studio-sdk", "converted.json", "label-studio", None, BOXES + POINTS
+    ),
+    "label studio, interface": (
+        "label-studio-sdk", "interface.json", "label-studio", None, BOXES + POINTS
+    ),
+    "labelme": ("labelme", ".", "labelme", None, BOXES + POINTS + OUTLINE),
+    "pascal_voc_writer": ("pascal-voc-writer", ".", "voc", None, BOXES),
+    "supervision coco": ("supervision", "coco.json", "coco", None, BOXES),
+    "supervision yolo": ("supervision", "yolo", "yolo", None, BOXES),
+    "supervision labelme": ("supervision", "labelme", "labelme", None, BOXES),
+    "supervision voc": ("supervision", "voc", "voc", ONE_BASED, WHOLE),
+}  # fmt: skip
 
 
-EXPECTED_BOXES = [("a", "bird", [2, 3, 8, 5.5]), ("dot", "bird", [0, 0, 1, 1])]
+def stored(library):
+    (folder,) = TOOLS.glob(f"{library}-[0-9]*")
+    return folder
 
 
-def exported_by_datumaro(path, file_format, *, points=False, **settings):
-    """A data set of OBJECTS with the classes seal and bird, written by datumaro."""
-    dm = pytest.importorskip("datumaro", reason="datumaro is not installed (pip install datumaro)")
-    items = []
-    for name, (box_list, point_list) in OBJECTS.items():
-        width, height = SIZES[f"{name}.png"]
-        annotations = [dm.Bbox(*box, label=1) for box in box_list]
-        if points:
-            annotations = [dm.Points(point, label=1) for point in point_list]
-        media = dm.Image.from_numpy(np.zeros((height, width, 3), np.uint8))
-        items.append(dm.DatasetItem(name, subset="train", media=media, annotations=annotations))
-    dataset = dm.Dataset.from_iterable(items, categories=["seal", "bird"])
-    dataset.export(str(path), file_format, save_media=False, image_ext=".png", **settings)
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The folder that a library writes now, once for all tests."""
+    folders = {}
+
+    def get(library):
+        pytest.importorskip(MODULES[library], reason=f"pip install {library}", exc_type=ImportError)
+        if library not in folders:
+            folders[library] = tmp_path_factory.mktemp("tools") / library
+            write.WRITERS[library](folders[library])
+        return folders[library]
+
+    return get
 
 
-@pytest.mark.parametrize("points", [True, False])
-def test_cvat_by_datumaro(folder, points):
-    exported_by_datumaro(folder / "out", "cvat", points=points)
-    (path,) = (folder / "out").rglob("*.xml")
-    dataset = read(path, "cvat", folder / "images").dataset
-    assert [c["name"] for c in dataset["categories"]] == ["seal", "bird"]
-    if points:
-        expected = [("a.png", "bird", [3.5, 4.25], None), ("dot.png", "bird", [0.5, 0.5], None)]
-        assert sorted(rows(dataset)) == expected
-    else:
-        assert boxes(dataset) == EXPECTED_BOXES
+def check(case, folder, images):
+    _, path, file_format, conventions, expected = CASES[case]
+    write.write_images(images)
+    dataset = read(folder / path, file_format, images, conventions=conventions).dataset
+    if "yolo" in file_format or "cvat" in file_format:
+        assert [c["name"] for c in dataset["categories"]] == write.CLASSES
+    tolerance = DIGITS.get(case, 1e-6)
+
+    def ordered(found):
+        return sorted(found, key=lambda row: (row[0], row[3] is None, row[1], row[3] or row[2]))
+
+    # Of a folder with parts, images keep their names: it is the stem that counts.
+    found = ordered(rows(dataset))
+    assert [row[:2] for row in found] == [row[:2] for row in ordered(expected)]
+    for (*_, point, box), (*_, true_point, true_box) in zip(found, ordered(expected), strict=True):
+        for values, truth in ((point, true_point), (box, true_box)):
+            assert (values is None) == (truth is None)
+            assert truth is None or values == pytest.approx(truth, abs=tolerance)
 
 
-def test_coco_by_datumaro(folder):
-    exported_by_datumaro(folder / "out", "coco_instances")
-    (path,) = (folder / "out").rglob("*.json")
-    dataset = read(path, "coco", folder / "images").dataset
-    assert boxes(dataset) == EXPECTED_BOXES
-    assert [(c["id"], c["name"]) for c in dataset["categories"]] == [(1, "seal"), (2, "bird")]
+@pytest.mark.parametrize("case", CASES)
+def test_stored_files(tmp_path, case):
+    check(case, stored(CASES[case][0]), tmp_path / "images")
 
 
-def test_voc_by_datumaro(folder):
-    exported_by_datumaro(folder / "out", "voc_detection")
-    dataset = read(folder / "out", "voc", folder / "images").dataset
-    assert boxes(dataset) == EXPECTED_BOXES
+@pytest.mark.parametrize("case", CASES)
+def test_fresh_files(tmp_path, written, case):
+    check(case, written(CASES[case][0]), tmp_path / "images")
 
 
-def test_yolo_by_datumaro(folder):
-    exported_by_datumaro(folder / "out", "yolo")
-    dataset = read(folder / "out", "yolo", folder / "images").dataset
-    found = boxes(dataset)
-    assert [row[:2] for row in found] == [row[:2] for row in EXPECTED_BOXES]
-    for (*_, box), (*_, expected) in zip(found, EXPECTED_BOXES, strict=True):
-        assert box == pytest.approx(expected, abs=1e-4)  # six digits of a share
+def test_difficult_objects_are_regions(tmp_path):
+    write.write_images(tmp_path)
+    dataset = read(stored("pascal-voc-writer"), "voc", tmp_path).dataset
+    assert [a.get("ignore", 0) for a in dataset["annotations"]] == [0, 1, 0]
 
 
-def test_keypoints_by_pycocotools(folder):
-    """Our COCO export is read by the library that everyone uses, and means the same there."""
-    import json
-
-    from pycocotools.coco import COCO
-
-    from cpr.data.exporters.export_points import export_points
-
-    dataset = {
-        "images": [{"id": 4, "file_name": "a.png", "width": 40, "height": 30}],
-        "categories": [{"id": 6, "name": "seal"}],
-        "annotations": [
-            {"id": 9, "image_id": 4, "category_id": 6, "point": [3.5, 4.5], "bbox": [1, 1, 9, 9]}
-        ],
-    }
-    (folder / "points.json").write_text(json.dumps(dataset))
-    export_points(folder / "points.json", folder / "coco.json", file_format="coco")
-    coco = COCO(str(folder / "coco.json"))
-    (annotation,) = coco.loadAnns(coco.getAnnIds(imgIds=[4], catIds=[6]))
-    # COCO's keypoint of the pixel in column 3, row 4.
-    assert annotation["keypoints"] == [3, 4, 2]
-    assert coco.loadCats(6)[0]["keypoints"] == ["point"]
+def test_every_library_has_files_of_one_version():
+    assert {case[0] for case in CASES.values()} == set(write.WRITERS)
+    for library in write.WRITERS:
+        assert any(path.is_file() for path in stored(library).rglob("*"))
 
 
-def test_labelme_by_labelme(folder):
-    pytest.importorskip(
-        "labelme", reason="labelme is not installed (pip install labelme)", exc_type=ImportError
-    )
-    try:
-        from labelme._label_file import LabelFile
-    except ImportError:
-        LabelFile = pytest.importorskip(
-            "labelme.label_file", reason="no Qt for labelme", exc_type=ImportError
-        ).LabelFile
-
-    def shape(kind, points):
-        return {
-            "label": "bird",
-            "points": points,
-            "group_id": None,
-            "description": "",
-            "shape_type": kind,
-            "flags": {},
-            "mask": None,
-        }
-
-    (folder / "json").mkdir()
-    for name, (box_list, point_list) in OBJECTS.items():
-        (x, y, w, h), point = box_list[0], point_list[0]
-        width, height = SIZES[f"{name}.png"]
-        LabelFile().save(
-            filename=str(folder / "json" / f"{name}.json"),
-            shapes=[shape("point", [list(point)]), shape("rectangle", [[x, y], [x + w, y + h]])],
-            imagePath=f"..\\images\\{name}.png",
-            imageHeight=height,
-            imageWidth=width,
-        )
-    dataset = read(folder / "json", "labelme", folder / "images").dataset
-    assert rows(dataset) == [
-        ("a.png", "bird", [3.5, 4.25], None),
-        ("a.png", "bird", None, [2, 3, 8, 5.5]),
-        ("dot.png", "bird", [0.5, 0.5], None),
-        ("dot.png", "bird", None, [0, 0, 1, 1]),
-    ]
-
-
-def test_crowd_counting_by_scipy(folder):
+def test_crowd_counting_by_scipy(tmp_path):
     """As MATLAB's ginput saves it: image_info is a struct in a cell."""
-    from foreign_files import shanghaitech
-
-    (folder / "gt").mkdir()
-    (folder / "gt" / "GT_dot.mat").write_bytes(shanghaitech([(1, 1)]))
-    dataset = read(folder / "gt", "crowd-mat", folder / "images").dataset
+    write.write_images(tmp_path / "images")
+    (tmp_path / "gt").mkdir()
+    (tmp_path / "gt" / "GT_dot.mat").write_bytes(shanghaitech([(1, 1)]))
+    dataset = read(tmp_path / "gt", "crowd-mat", tmp_path / "images").dataset
     assert rows(dataset) == [("dot.png", "person", [0.5, 0.5], None)]
     indices = Conventions("centre")
-    (folder / "gt" / "GT_dot.mat").write_bytes(shanghaitech([(0, 0)]))
-    dataset = read(folder / "gt", "crowd-mat", folder / "images", conventions=indices).dataset
+    (tmp_path / "gt" / "GT_dot.mat").write_bytes(shanghaitech([(0, 0)]))
+    dataset = read(tmp_path / "gt", "crowd-mat", tmp_path / "images", conventions=indices).dataset
     assert rows(dataset) == [("dot.png", "person", [0.5, 0.5], None)]
+
+
+def test_masks_by_pycocotools(tmp_path):
+    """A mask of one pixel, encoded by the library, is kept, and its box is that pixel."""
+    import numpy as np
+    from pycocotools import mask
+
+    write.write_images(tmp_path / "images")
+    bitmap = np.zeros((30, 40), np.uint8, order="F")
+    bitmap[4, 3] = 1
+    encoded = mask.encode(bitmap)
+    rle = {"size": encoded["size"], "counts": encoded["counts"].decode()}
+    annotation = {"bbox": mask.toBbox(encoded).tolist(), "segmentation": rle, "iscrowd": 0}
+    (tmp_path / "gt.json").write_text(json.dumps(coco(annotation)))
+    dataset = read(tmp_path / "gt.json", "coco", tmp_path / "images").dataset
+    assert rows(dataset) == [("a.png", "seal", None, [3, 4, 1, 1])]
+    assert dataset["annotations"][0]["segmentation"] == rle

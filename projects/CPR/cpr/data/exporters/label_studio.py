@@ -24,9 +24,14 @@ _KEYPOINT_SIZE = 0.5
 def labelling_interface(class_names: Sequence[str]) -> str:
     """The XML to paste into Label Studio's project settings before the tasks are imported."""
     labels = "".join(f"<Label value={quoteattr(name)}/>" for name in class_names)
+    # Label Studio's own exports of keypoints (COCO, YOLO) fail without model_index.
+    points = "".join(
+        f'<Label value={quoteattr(name)} model_index="{index}"/>'
+        for index, name in enumerate(class_names)
+    )
     return (
         '<View><Image name="image" value="$image" zoom="true" zoomControl="true"/>'
-        f'<KeyPointLabels name="point" toName="image">{labels}</KeyPointLabels>'
+        f'<KeyPointLabels name="point" toName="image">{points}</KeyPointLabels>'
         f'<RectangleLabels name="box" toName="image">{labels}</RectangleLabels></View>'
     )
 
@@ -46,8 +51,10 @@ def write(file: TextIO, dataset: dict[str, Any], prefix: str) -> None:
         result = _result(annotation, image, names[annotation["category_id"]])
         results[annotation["image_id"]].append(result)
     separator = "["
-    for image in dataset["images"]:
+    for number, image in enumerate(dataset["images"], start=1):
         task = {
+            # Label Studio gives tasks numbers of its own; its converter needs one to read them.
+            "id": number,
             "data": {
                 "image": prefix + quote(image["file_name"]),
                 "image_id": image["id"],

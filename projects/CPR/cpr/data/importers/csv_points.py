@@ -12,6 +12,7 @@ import csv
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TextIO
 
 from cpr_deploy.files import InputError
 
@@ -33,6 +34,7 @@ OPTIONAL = ("class", "annotation_id", "image_id")
 SEPARATORS = ("\t", ";", ",")
 HEADER_EXAMPLE = "file_name,x,y,class"
 MAX_HEADER = 1 << 16  # characters
+MAX_LINE = 1 << 24  # characters
 MAX_BYTES = 4 << 30
 
 
@@ -58,13 +60,21 @@ def read(
             header = file.readline(MAX_HEADER)
             separator = next((s for s in SEPARATORS if s in header), ",")
             file.seek(0)
-            yield from _clicks(path, csv.reader(file, delimiter=separator), conventions)
+            yield from _clicks(path, csv.reader(_lines(file), delimiter=separator), conventions)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text ({error}). Save it as CSV UTF-8.") from None
     except csv.Error as error:
         raise InputError(
             f"{path}: is not a table ({error}). Save it as CSV, one line an object."
         ) from None
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """The lines of a table; a file without line ends is never held as a whole."""
+    while line := file.readline(MAX_LINE):
+        if len(line) == MAX_LINE:
+            raise csv.Error(f"a line of more than {MAX_LINE} characters")
+        yield line
 
 
 def _clicks(path: Path, rows, conventions: Conventions) -> Iterator[Click | Image | Problem]:

@@ -15,6 +15,7 @@ from ..image_folder import check_size, list_images
 from ..point_json import Problem, is_ignored, load_points
 from . import FORMATS, Format
 from .dataset_builder import DatasetBuilder, class_name_problem
+from .names import file_problem
 from .records import Conventions
 
 
@@ -77,6 +78,9 @@ def import_points(
         raise InputError(f"{path}: no such file or folder. Check the path.")
     if not entry.file_per_image and not path.is_file():
         raise InputError(f"{path}: no such file. Check the path.")
+    text = file_problem(path) if path.is_file() else None
+    if text:
+        raise InputError(f"{path}: {text}")
     if image_root is None and original is None and not entry.has_sizes:
         raise InputError(
             f"format {file_format}: the files do not tell the sizes of the images. Give the image"

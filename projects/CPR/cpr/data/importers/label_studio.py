@@ -76,9 +76,13 @@ def read(
             continue
         unfinished += annotation is None
         regions = [] if annotation is None else _regions(annotation)
-        yield Image(record, name, _image_id(task["data"]), _size(task["data"], regions))
+        size = _size(task["data"], regions)
+        yield Image(record, name, _image_id(task["data"]), size)
+        # Of regions that were made by a program; Label Studio itself notes the size with each.
+        if size is None and name in images:
+            size = images[name]["width"], images[name]["height"]
         for region in regions:
-            yield _click(f"{record}, region {region[0].get('id')!r:.60}", name, region)
+            yield _click(f"{record}, region {region[0].get('id')!r:.60}", name, region, size)
     if unfinished:
         logger.warning(
             "%s: %d tasks have no finished annotation; their images count as free of objects",
@@ -120,7 +124,10 @@ def _regions(annotation: dict[str, Any]) -> list[list[dict[str, Any]]]:
     return list(regions.values())
 
 
-def _click(record: str, name: str, region: list[dict[str, Any]]) -> Click | Problem:
+def _click(
+    record: str, name: str, region: list[dict[str, Any]], size: tuple[Any, Any] | None
+) -> Click | Problem:
+    """The object of a region; `size` is that of its image, where the region does not tell it."""
     first = region[0]
     value = first.get("value")
     if not isinstance(value, dict):
@@ -132,9 +139,14 @@ def _click(record: str, name: str, region: list[dict[str, Any]]) -> Click | Prob
             )
     if first.get("item_index"):
         return Problem(record, "lies on another image of its task. Use one image a task.")
-    width, height = finite(first.get("original_width")), finite(first.get("original_height"))
+    if "original_width" in first or "original_height" in first or size is None:
+        size = first.get("original_width"), first.get("original_height")
+    width, height = finite(size[0]), finite(size[1])
     if not width or not height or min(width, height) <= 0:
-        return Problem(record, "has no original_width and original_height. Export it again.")
+        return Problem(
+            record,
+            "has no original_width and original_height. Export it again, or give the image folder.",
+        )
     labels = _labels(region)
     if labels is None or len(labels) > 1:
         return Problem(record, f"has the labels {str(labels)[:60]}. Give each region one label.")

@@ -16,6 +16,19 @@ BACKSLASH = "\\"
 # Folders of annotations, in lower case, and the folders of images beside them.
 ANNOTATION_FOLDERS = {"labels", "labeltxt", "annotations", "ground_truth", "ground-truth"}
 IMAGE_FOLDERS = ("images", "JPEGImages")
+# How archives begin.
+_ARCHIVES = {
+    b"PK\x03\x04": "a ZIP archive",
+    b"PK\x05\x06": "an empty ZIP archive",
+    b"\x1f\x8b": "a gzip archive",
+    b"BZh": "a bzip2 archive",
+    b"\xfd7zXZ\x00": "an xz archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!\x1a\x07": "a RAR archive",
+}
+_TAR, _TAR_PLACE = b"ustar", 257
+# A text that ends in so many zero bytes, in whatever encoding, was not written to its end.
+_ZEROS = 64
 
 
 class AnnotationFile(NamedTuple):
@@ -25,10 +38,31 @@ class AnnotationFile(NamedTuple):
     name: str  # relative to the folder that was given, with '/'; for messages
 
 
+def file_problem(path: Path) -> str | None:
+    """What is wrong with an annotation file, as far as its first and last bytes tell.
+
+    Archives are not read, so nothing in them can be written anywhere. A file with a hole at its end
+    may be far larger than what was copied into it.
+    """
+    with open(path, "rb") as file:
+        head = file.read(_TAR_PLACE + len(_TAR))
+        found = [what for start, what in _ARCHIVES.items() if head.startswith(start)]
+        if head[_TAR_PLACE:] == _TAR:
+            found.append("a tar archive")
+        if found:
+            return f"is {found[0]}. Unpack it and give the annotations in it."
+        if path.suffix.lower() != ".mat" and file.seek(0, os.SEEK_END) >= _ZEROS:
+            file.seek(-_ZEROS, os.SEEK_END)
+            if not any(file.read()):
+                return "ends in zero bytes: it seems cut. Copy it again."
+    return None
+
+
 def annotation_files(path: Path, suffixes: tuple[str, ...]) -> Iterator[AnnotationFile | Problem]:
     """The annotation files in a folder and below, by name; or the one file that `path` is.
 
-    A link that leads out of the folder is a `Problem`.
+    A link that leads out of the folder, an archive and a file that was not copied whole are each a
+    `Problem`.
 
     Raises:
         InputError: no such file or folder, or no annotation file in it.
@@ -47,8 +81,9 @@ def annotation_files(path: Path, suffixes: tuple[str, ...]) -> Iterator[Annotati
             safe_child(path, name)
         except InputError as error:
             yield Problem(repr(name), str(error))
-        else:
-            yield AnnotationFile(file, name)
+            continue
+        text = file_problem(file)
+        yield AnnotationFile(file, name) if text is None else Problem(repr(name), text)
 
 
 def reason(error: InputError, path: str | os.PathLike) -> str:

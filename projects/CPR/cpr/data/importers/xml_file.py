@@ -75,8 +75,6 @@ def read_children(path: Path, root: str) -> Iterator[Element]:
     reader = _Reader(path, root)
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):
-            if reader.fed == 0 and chunk.startswith(b"PK\x03\x04"):
-                raise InputError(f"{path}: is a ZIP archive. Unpack it and give the XML in it.")
             yield from reader.feed(chunk)
     yield from reader.feed(b"", is_last=True)
 
