@@ -10,7 +10,13 @@ from cpr_deploy.files import InputError
 from .point_json import Problem, Require, find_problems
 
 # How `find_problems` names a record: "annotation id 7 (annotation 3 from 0)", "image 2 (from 0)".
-_PLACE = re.compile(r"\b(annotation|image) (\d+) \(?from 0\)$")
+_PLACE = re.compile(r"\b(annotation|image|category) (\d+) \(?from 0\)$")
+
+
+def record_place(problem: Problem) -> tuple[str, int] | None:
+    """Kind and index of the record that a problem of `find_problems` is about, if it is one."""
+    place = _PLACE.search(problem.record)
+    return None if place is None else (place[1], int(place[2]))
 
 
 def drop_bad_records(
@@ -31,10 +37,10 @@ def drop_bad_records(
         for problem in find_problems(dataset, require=require, may_be_empty=may_be_empty):
             if not problem.is_error:
                 continue
-            place = _PLACE.search(problem.record)
-            if place is None:
+            kind, index = record_place(problem) or ("", 0)
+            if kind not in places:
                 raise InputError(f"{problem.record}: {problem.text}")
-            places[place[1]].add(int(place[2]))
+            places[kind].add(index)
             dropped.append(problem)
         if not any(places.values()):
             return dataset, dropped

@@ -51,6 +51,7 @@ class Problem(NamedTuple):
     record: str  # which record, e.g. "annotation id 7"
     text: str  # what is wrong and how to mend it
     is_error: bool = True
+    rule: str = ""  # what it is a case of, of the rules that `cpr.data.checks` counts
 
 
 def load_points(
@@ -237,13 +238,16 @@ def find_problems(
 def _shape_problems(dataset: Any) -> Iterator[Problem]:
     if not isinstance(dataset, dict):
         hint = " A list is a detections file." if isinstance(dataset, list) else ""
-        yield Problem("top level", f"is not a COCO-like object with images, annotations.{hint}")
+        text = f"is not a COCO-like object with images, annotations.{hint}"
+        yield Problem("top level", text, rule="structure")
         return
     for key in ("images", "annotations", "categories"):
         if not isinstance(dataset.get(key), list):
-            yield Problem("top level", f"has no list {key!r}. Write COCO instances JSON.")
+            text = f"has no list {key!r}. Write COCO instances JSON."
+            yield Problem("top level", text, rule="structure")
         elif not all(isinstance(record, dict) for record in dataset[key]):
-            yield Problem(key, "holds something that is not an object. Remove that record.")
+            text = "holds something that is not an object. Remove that record."
+            yield Problem(key, text, rule="structure")
 
 
 def _category_problems(categories: list[dict]) -> Iterator[Problem]:
@@ -253,12 +257,15 @@ def _category_problems(categories: list[dict]) -> Iterator[Problem]:
         record = _record("category", category, index)
         name = category.get("name")
         if not isinstance(name, str) or not name:
-            yield Problem(record, f"name {name!r} is not a text. Name the class.")
+            text = f"name {name!r} is not a text. Name the class."
         elif is_broken_text(name):
-            yield Problem(record, f"name {name!r} holds characters that nothing can show. Rename.")
+            text = f"name {name!r} holds characters that nothing can show. Rename."
         elif names[name] > 1:
             names[name] = 1
-            yield Problem(record, f"the name {name!r} is used twice. Merge or rename the classes.")
+            text = f"the name {name!r} is used twice. Merge or rename the classes."
+        else:
+            continue
+        yield Problem(record, text, rule="class-name")
 
 
 def _image_problems(images: list[dict]) -> Iterator[Problem]:
@@ -267,17 +274,18 @@ def _image_problems(images: list[dict]) -> Iterator[Problem]:
         record = _record("image", image, index)
         name = image.get("file_name")
         if not isinstance(name, str) or not name:
-            yield Problem(record, f"file_name {name!r} is not a text. Give the file's name.")
+            text = f"file_name {name!r} is not a text. Give the file's name."
+            yield Problem(record, text, rule="file-name")
         elif name_problem(name):
-            yield Problem(record, f"file_name {name!r} {name_problem(name)}")
+            yield Problem(record, f"file_name {name!r} {name_problem(name)}", rule="file-name")
         for key in ("width", "height"):
             value = image.get(key)
             if not _is_number(value) or value != int(value) or value <= 0:
                 text = f"{key} {value!r} is not a positive whole number. Write the size in px."
-                yield Problem(record, text)
+                yield Problem(record, text, rule="size")
             elif value > MAX_SIDE:
                 text = f"{key} {value!r} is more than {MAX_SIDE} px. Write the image's size."
-                yield Problem(record, text)
+                yield Problem(record, text, rule="size")
 
 
 def _annotation_problems(dataset: dict, require: Require) -> Iterator[Problem]:
@@ -285,70 +293,74 @@ def _annotation_problems(dataset: dict, require: Require) -> Iterator[Problem]:
     images = {image["id"]: image for image in dataset["images"] if _can_be_id(image.get("id"))}
     categories = {c["id"] for c in dataset["categories"] if _can_be_id(c.get("id"))}
     for index, annotation in enumerate(dataset["annotations"]):
-        for text in _texts_for_annotation(annotation, images, categories, require):
-            yield Problem(_record("annotation", annotation, index), text)
+        for rule, text in _texts_for_annotation(annotation, images, categories, require):
+            yield Problem(_record("annotation", annotation, index), text, rule=rule)
 
 
 def _texts_for_annotation(
     annotation: dict, images: dict, categories: set, require: Require
-) -> Iterator[str]:
+) -> Iterator[tuple[str, str]]:
+    """Rule and text of each problem."""
     image_id, category_id = annotation.get("image_id"), annotation.get("category_id")
     image = images.get(image_id) if _can_be_id(image_id) else None
     if image is None:
-        yield f"image_id {image_id!r} is not among the images. Add the image or remove the record."
+        text = f"image_id {image_id!r} is not among the images."
+        yield "image-id", f"{text} Add the image or remove the record."
     if not _can_be_id(category_id) or category_id not in categories:
-        yield (
-            f"category_id {category_id!r} is not among the categories. Add the class or remove the"
-            " record."
-        )
+        text = f"category_id {category_id!r} is not among the categories."
+        yield "class-id", f"{text} Add the class or remove the record."
     flags_valid = True
     for key in ("ignore", "iscrowd", "refined"):
         if key in annotation and annotation[key] not in (0, 1):  # False == 0 and True == 1
             flags_valid = False
-            yield f"{key} {annotation[key]!r} is not 0, 1, true or false. Correct the flag."
+            text = f"{key} {annotation[key]!r} is not 0, 1, true or false. Correct the flag."
+            yield "flag", text
 
     box = annotation.get("bbox")
     if box is not None:
         if not _is_coordinates(box, 4):
-            yield f"bbox {box!r} is not [x, y, w, h] of finite numbers. Correct or remove the box."
+            text = f"bbox {box!r} is not [x, y, w, h] of finite numbers."
+            yield "box", f"{text} Correct or remove the box."
         elif min(box[2:]) < MIN_BOX_SIDE:
-            yield (
-                f"bbox {box!r} has a side that is not positive, or below {MIN_BOX_SIDE} px. Correct"
-                " or remove the box."
-            )
+            text = f"bbox {box!r} has a side that is not positive, or below {MIN_BOX_SIDE} px."
+            yield "box", f"{text} Correct or remove the box."
     point = annotation.get("point")
     if point is not None:
         if not _is_coordinates(point, 2):
-            yield f"point {point!r} is not [x, y] of finite numbers. Correct or remove the point."
+            text = f"point {point!r} is not [x, y] of finite numbers."
+            yield "point", f"{text} Correct or remove the point."
         elif image is not None and not _is_inside(point, image):
-            yield (
-                f"point {point!r} lies outside its image {image_id!r} of {image['width']} x"
-                f" {image['height']} px. Correct or remove the point."
-            )
+            size = f"{image['width']} x {image['height']} px"
+            text = f"point {point!r} lies outside its image {image_id!r} of {size}."
+            yield "out-of-image", f"{text} Correct or remove the point."
     coarse_point = annotation.get("coarse_point")
     if coarse_point is not None and not _is_coordinates(coarse_point, 2):
-        yield f"coarse_point {coarse_point!r} is not [x, y] of finite numbers. Correct it."
+        text = f"coarse_point {coarse_point!r} is not [x, y] of finite numbers. Correct it."
+        yield "coarse-point", text
     score = annotation.get("refine_score")
     if score is not None and not _is_number(score):
-        yield f"refine_score {score!r} is not a finite number. Correct it."
+        yield "refine-score", f"refine_score {score!r} is not a finite number. Correct it."
 
     if not flags_valid or require is None:
         return
     if box is None and point is None:
-        yield "has neither point nor bbox. Add a point [x, y] or remove the record."
+        text = "has neither point nor bbox. Add a point [x, y] or remove the record."
+        yield "no-position", text
     elif is_ignored(annotation):
         return
     elif require == "point" and point is None:
-        yield ("has no point. Click it, or simulate clicks with `tools/prepare_points.py coarse`.")
+        text = "has no point. Click it, or simulate clicks with `tools/prepare_points.py coarse`."
+        yield "no-position", text
     elif require == "box" and box is None:
-        yield "has no bbox, which this step needs. Add the box or mark the record as ignore."
+        text = "has no bbox, which this step needs. Add the box or mark the record as ignore."
+        yield "no-position", text
 
 
 def _emptiness_problems(dataset: dict, may_be_empty: bool) -> Iterator[Problem]:
     if not dataset["categories"]:
-        yield Problem("categories", "is empty. Add at least one class.")
+        yield Problem("categories", "is empty. Add at least one class.", rule="empty")
     if not dataset["images"]:
-        yield Problem("images", "is empty: there is nothing to do. Add images.")
+        yield Problem("images", "is empty: there is nothing to do. Add images.", rule="empty")
     objects = Counter(
         annotation.get("category_id")
         for annotation in dataset["annotations"]
@@ -357,14 +369,16 @@ def _emptiness_problems(dataset: dict, may_be_empty: bool) -> Iterator[Problem]:
     if may_be_empty:
         return
     if not objects:
-        yield Problem("annotations", "holds no object: the data set is empty. Add annotations.")
+        text = "holds no object: the data set is empty. Add annotations."
+        yield Problem("annotations", text, rule="empty")
         return
     for index, category in enumerate(dataset["categories"]):
         category_id = category.get("id")
         if _can_be_id(category_id) and not objects[category_id]:
             name = category.get("name")
             record = _record("category", category, index)
-            yield Problem(record, f"the class {name!r} has no objects.", is_error=False)
+            text = f"the class {name!r} has no objects."
+            yield Problem(record, text, is_error=False, rule="class-without-objects")
 
 
 def _id_problems(kind: str, records: list[dict], text_allowed: bool = False) -> Iterator[Problem]:
@@ -373,11 +387,11 @@ def _id_problems(kind: str, records: list[dict], text_allowed: bool = False) -> 
         value = record.get("id")
         is_id = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_ID
         if not is_id and not (text_allowed and isinstance(value, str) and value):
-            yield Problem(f"{kind} {index} (from 0)", f"id {value!r} is not a whole number.")
+            text = f"id {value!r} is not a whole number."
+            yield Problem(f"{kind} {index} (from 0)", text, rule="id")
         elif value in seen:
-            yield Problem(
-                _record(kind, record, index), "the id is used twice. Give every record its own id."
-            )
+            text = "the id is used twice. Give every record its own id."
+            yield Problem(_record(kind, record, index), text, rule="id")
         else:
             seen.add(value)
 
@@ -396,11 +410,15 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_coordinates(value: Any, length: int) -> bool:
-    return (
-        isinstance(value, (list, tuple))
-        and len(value) == length
-        and all(_is_number(number) and abs(number) <= MAX_COORDINATE for number in value)
-    )
+    if not isinstance(value, (list, tuple)) or len(value) != length:
+        return False
+    # As plain as can be: data sets have millions of numbers.
+    for number in value:
+        if not isinstance(number, (int, float)) or isinstance(number, bool):
+            return False
+        if not -MAX_COORDINATE <= number <= MAX_COORDINATE:  # NaN is not, either
+            return False
+    return True
 
 
 def _is_inside(point: list[float], image: dict[str, Any]) -> bool:
