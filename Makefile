@@ -24,10 +24,29 @@ if test -z "$$found"; then \
 fi
 endef
 
-.PHONY: help install demo test test-slow lint clean clean-all
+# CHROMIUM names another browser of its kind, which tests/test_review_page.py then uses.
+define CHROMIUM_INSTALLED
+test -n "$$CHROMIUM" || command -v chromium >/dev/null || { \
+  if ! command -v apt-get >/dev/null; then \
+    echo "make: no chromium here, and no apt-get to install it. Install Chromium, or name one:" >&2; \
+    echo "make test-browser CHROMIUM=/path/to/chrome" >&2; exit 2; \
+  fi; \
+  sudo=; test "$$(id -u)" = 0 || sudo=sudo; \
+  if test -n "$$sudo" && ! command -v sudo >/dev/null; then \
+    echo "make: chromium is absent; as root: apt-get install chromium" >&2; exit 2; \
+  fi; \
+  $$sudo apt-get update && \
+  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium || { \
+    echo "make: chromium could not be installed (above). Install it by hand, or name one:" >&2; \
+    echo "make test-browser CHROMIUM=/path/to/chrome" >&2; exit 2; }; \
+}
+endef
+export CHROMIUM
+
+.PHONY: help install demo test test-slow test-browser lint clean clean-all
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
 
 install: ## make or update .venv (PYTHON=..., DETECTRON2_COMMIT=...)
 	@$(FIND_PYTHON); "$$found" tools/install.py --venv "$(VENV)" $(if $(PYTHON),--python-chosen)
@@ -40,6 +59,10 @@ test: install ## the fast tests
 
 test-slow: install ## the tests that take minutes
 	$(RUN) -m pytest -m "slow and not gpu and not browser and not server"
+
+test-browser: install ## the tests in a web browser (installs Debian's chromium when it is absent)
+	@$(CHROMIUM_INSTALLED)
+	$(RUN) -m pytest -m "browser and not gpu and not server"
 
 lint: install ## style and format check
 	$(RUN) -m ruff check .

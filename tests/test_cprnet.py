@@ -266,6 +266,19 @@ def test_moved_is_in_units_of_the_radius():
     torch.testing.assert_close(result.moved, expected)
 
 
+def test_inference_says_what_the_surroundings_look_like():
+    with torch.no_grad():
+        results = [x["instances"] for x in _lively().eval()(CROWD)]
+        single = _lively(**{"MODEL.CPRNET.NUM_CLASSES": 1}).eval()
+        alone = single([point_input([[20.0, 30.0]], [0])])[0]["instances"]
+    for result in results:
+        assert (result.other_labels != result.gt_classes).all()
+        for scores in (result.own_scores, result.other_scores):
+            assert ((scores > 0) & (scores < 1)).all()
+    # With one class there is no other.
+    assert not alone.has("own_scores")
+
+
 @pytest.mark.parametrize("mil", [0.0, 1.0])
 def test_diagnostics_are_those_of_the_refinement_on_the_same_batch(mil):
     model = _lively(**{"MODEL.CPRNET.ALPHA_MIL": mil, "MODEL.CPRNET.REFINE.DELTA1": 0.5})

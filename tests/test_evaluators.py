@@ -18,6 +18,7 @@ from cpr.evaluation.evaluators import (
     detections_of,
     format_refinement,
     refinement_metrics,
+    refinements_of,
 )
 from cpr.evaluation.point_ap import evaluate_points
 from cpr.evaluation.semantic_variance import rsv
@@ -212,6 +213,24 @@ def test_refinement(scenes, tmp_path):
         middle = box[:2] + box[2:] / 2
         np.testing.assert_allclose(annotation["point"], click + 0.75 * (middle - click))
     assert json.loads((tmp_path / "out" / "refinement.json").read_text()) == results
+
+
+def test_records_of_a_refinement(scenes):
+    dataset = load_points(scenes[1])
+    instances = refinement(dataset, dataset["images"][0]["id"], 0.5)["instances"]
+    count = len(instances)
+    plain = refinements_of(instances)
+    assert "own_score" not in plain[0] and "semantic_points" not in plain[0]
+    clicks = instances.coarse_points.numpy()
+    # Its bags lie at the origin.
+    assert [r["bag_radius"] for r in plain] == pytest.approx(np.hypot(*clicks.T).tolist())
+    instances.own_scores = torch.full((count,), 0.25)
+    instances.other_labels = torch.ones(count, dtype=torch.int64)
+    instances.other_scores = torch.full((count,), 0.5)
+    first = refinements_of(instances, semantic_points=True)[0]
+    assert (first["own_score"], first["other_label"], first["other_score"]) == (0.25, 1, 0.5)
+    assert first["semantic_points"].shape == (3, 2)
+    assert refinements_of(instances[torch.zeros(count, dtype=torch.bool)]) == []
 
 
 def test_refinement_without_boxes_or_objects(scenes):

@@ -52,6 +52,21 @@ def test_apply_refinement():
     }
 
 
+def test_what_a_refiner_may_say_besides():
+    dataset = {**DATASET, "categories": [{"id": 9, "name": "y"}, *DATASET["categories"]]}
+    result = {"id": 5, "point": (4, 5), "score": 0.5, "refined": True}
+    more = {"bag_radius": np.float32(20.126), "own_score": 0.123456, "other_label": np.int64(1)}
+    more |= {"other_score": 0.5, "semantic_points": np.zeros((1, 2))}
+    one = apply_refinement(dataset, [{**result, **more}])
+    first = one["annotations"][0]
+    assert json.loads(json.dumps(one)) == one
+    keys = ("bag_radius", "own_score", "other_class", "other_score", "semantic_points")
+    # Contiguous labels follow the order of the ids: 3, 9.
+    assert [first[key] for key in keys] == [20.13, 0.1235, 9, 0.5, [[0.0, 0.0]]]
+    # They describe one refinement; another one that does not say them leaves none behind.
+    assert not set(keys) & set(apply_refinement(one, [result])["annotations"][0])
+
+
 def test_the_first_click_is_kept_in_a_second_round():
     one = apply_refinement(DATASET, [{"id": 5, "point": (6, 6), "score": 1, "refined": True}])
     two = apply_refinement(one, [{"id": 5, "point": (7, 7), "score": 1, "refined": True}])

@@ -8,7 +8,7 @@ import torch
 
 from cpr.modeling import refinement
 from cpr.modeling.point_sampling import circle_offsets, point_bags
-from cpr.modeling.refinement import RefinementSettings, refine_points
+from cpr.modeling.refinement import RefinementSettings, class_evidence, refine_points
 
 OFF = RefinementSettings(constraint_i=False, constraint_ii=False, constraint_iii=False)
 SIZE = (100, 120)
@@ -101,6 +101,57 @@ def test_no_objects():
     )
     assert result.points.shape == (0, 2)
     assert result.kept_by.shape == (0, 4)
+
+
+# --- what the surroundings look like ---
+
+
+def test_class_evidence_by_hand():
+    """Two neighbours of different classes: each bag counts on its own side only."""
+    points, bags = _bag([[50, 40], [58, 40]])
+    scores = torch.zeros(2, 25, 3)
+    left = (bags[..., 0] < 54)[..., None]
+    # What is left of 54 looks like class 2, what is right of it like class 1.
+    scores += torch.where(left, torch.tensor([0.1, 0.0, 0.8]), torch.tensor([0.1, 0.6, 0.0]))
+    result = class_evidence(bags, scores, points, torch.tensor([0, 1]), SIZE)
+    torch.testing.assert_close(result.own_scores[0], torch.tensor(0.1))
+    assert result.other_labels.tolist() == [2, 0]
+    # The points right in the middle are of the first click (the lower index).
+    own = bags[0][:, 0] <= 54
+    share = (bags[0][own][:, 0] < 54).float().mean()
+    torch.testing.assert_close(result.other_scores[0], 0.8 * share)
+    torch.testing.assert_close(result.own_scores[1], torch.tensor(0.6))
+    torch.testing.assert_close(result.other_scores[1], torch.tensor(0.1))
+
+
+def test_class_evidence_is_what_loops_find():
+    rng = np.random.default_rng(3)
+    points, bags = _bag(rng.uniform(0, 40, (6, 2)).tolist(), radius=4)
+    scores = torch.tensor(rng.random((6, bags.shape[1], 4)), dtype=torch.float32)
+    labels = rng.integers(0, 4, 6)
+    result = class_evidence(bags, scores, points, torch.tensor(labels), (35, 38))
+    for j, label in enumerate(labels):
+        kept = []
+        for u, (x, y) in enumerate(bags[j].tolist()):
+            distances = [(x - a) ** 2 + (y - b) ** 2 for a, b in points.tolist()]
+            if 0 <= x <= 38 and 0 <= y <= 35 and min(distances) == distances[j]:
+                kept.append(scores[j, u].tolist())
+        mean = np.mean(kept, axis=0) if kept else np.zeros(4)
+        others = [k for k in range(4) if k != label]
+        assert result.own_scores[j].item() == pytest.approx(mean[label], abs=1e-5)
+        assert result.other_scores[j].item() == pytest.approx(max(mean[others]), abs=1e-5)
+        assert result.other_labels[j] == max(others, key=lambda k: mean[k])
+
+
+def test_class_evidence_of_clicks_at_one_place_and_of_none():
+    points, bags = _bag([[50, 40], [50, 40]])
+    scores = torch.full((2, 25, 2), 0.5)
+    result = class_evidence(bags, scores, points, torch.tensor([0, 1]), SIZE)
+    assert result.own_scores.tolist() == [0.5, 0]
+    assert result.other_scores.tolist() == [0.5, 0] and result.other_labels.tolist() == [1, 0]
+    none = torch.zeros(0, dtype=torch.long)
+    empty = class_evidence(bags[:0], scores[:0], points[:0], none, SIZE)
+    assert [tuple(value.shape) for value in empty] == [(0,)] * 3
 
 
 def _slow(points, bags, scores, labels, size, settings):

@@ -79,7 +79,9 @@ def refinements_of(instances, *, semantic_points: bool = False) -> list[dict]:
     Returns:
         a dict per object: "id", "coarse_point" and "point" (x, y; original px), "score", "refined",
         "moved" (distance from the click over R), "kept_by" [inside the image, I, II, III] and
-        "kept" (numbers of bag points); with `semantic_points` also those, (S, 2) original px.
+        "kept" (numbers of bag points), "bag_radius" (how far its bag reaches, original px); with
+        several classes "own_score", "other_label" (contiguous), "other_score" (see
+        `refinement.class_evidence`); with `semantic_points` also those, (S, 2) original px.
     """
     fields = {
         "id": instances.gt_ids,
@@ -90,7 +92,14 @@ def refinements_of(instances, *, semantic_points: bool = False) -> list[dict]:
         "moved": instances.moved,
         "kept_by": instances.kept_by,
         "kept": instances.kept.sum(dim=1),
+        "bag_radius": _reach(instances),
     }
+    if instances.has("own_scores"):
+        fields |= {
+            "own_score": instances.own_scores,
+            "other_label": instances.other_labels,
+            "other_score": instances.other_scores,
+        }
     columns = {key: value.cpu().tolist() for key, value in fields.items()}
     records = [
         dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
@@ -100,6 +109,12 @@ def refinements_of(instances, *, semantic_points: bool = False) -> list[dict]:
         for record, bag, mask in zip(records, bags, kept, strict=True):
             record["semantic_points"] = bag[mask]
     return records
+
+
+def _reach(instances):
+    """(N,) distance from each click to the farthest point of its bag."""
+    offsets = instances.bag_points - instances.coarse_points[:, None]
+    return offsets.norm(dim=2).amax(dim=1)
 
 
 def refinement_metrics(dataset: dict, records: list[dict]) -> dict[str, float]:
