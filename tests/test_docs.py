@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAPER_TO_CODE = "projects/CPR/README.md"
 PAGES = ["README.md", "INSTALL.md", "CHANGELOG.md", "THIRD_PARTY_NOTICES.md", PAPER_TO_CODE]
 PAGES += ["GETTING_STARTED.md", "MODEL_ZOO.md"]
+PAGES += ["projects/CPR/cpr/data/CHECKS.md", "projects/CPR/cpr/data/FORMATS.md"]
 PAGES += [page for page in ("RESULTS.md", "deploy/README.md") if (ROOT / page).exists()]
 SCRIPTS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tools/*.py"))
 SCRIPTS += sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("deploy/*.py"))

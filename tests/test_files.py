@@ -227,7 +227,11 @@ def test_exit_codes(capsys):
     assert run_main(fails(KeyboardInterrupt())) == 130
     assert run_main(fails(InputError("a.json: wrong"))) == 2
     assert capsys.readouterr().err == "interrupted\nerror: a.json: wrong\n"
-    for defect in (ValueError("defect"), OSError(errno.EBADF, "Bad file descriptor")):
+    assert run_main(fails(ModuleNotFoundError("No module named 'av'", name="av"))) == 2
+    message = capsys.readouterr().err
+    assert "needs av" in message and 'pip install ".[runtime]"' in message
+    defects = [ValueError("defect"), OSError(errno.EBADF, "Bad"), ModuleNotFoundError(name="cpr.x")]
+    for defect in defects:
         with pytest.raises(type(defect)):
             run_main(fails(defect))
 

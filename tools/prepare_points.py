@@ -7,11 +7,17 @@ Examples:
         --output clicks.json
     python tools/prepare_points.py export --format cvat --annotations refined.json \\
         --output annotations.xml
-    python tools/prepare_points.py check --annotations coarse.json --image-root images
+    python tools/prepare_points.py check --annotations coarse.json --image-root images \\
+        --against test.json --fix clean.json
+    python tools/prepare_points.py frames --source flights --output-dir footage --classes person
     python tools/prepare_points.py split --annotations clicks.json --output-dir annotations
+    python tools/prepare_points.py statistics --annotations annotations/train.json \\
+        annotations/val.json --output-dir statistics
     python tools/prepare_points.py tile --annotations coarse.json --output tiles.json
     python tools/prepare_points.py untile --annotations coarse.json --tiles refined_tiles.json \\
         --output refined.json
+    python tools/prepare_points.py apply-review --annotations refined.json \\
+        --decisions decisions.json --output reviewed.json
     python tools/prepare_points.py benchmark dota --source DOTA --output datasets/dota
 """
 
@@ -25,7 +31,10 @@ from cpr.data.commands.benchmark import add_benchmark_parser
 from cpr.data.commands.clicks import add_coarse_parser
 from cpr.data.commands.division import add_split_parser
 from cpr.data.commands.exchange import add_export_parser, add_import_parser
+from cpr.data.commands.footage import add_deduplicate_parser, add_frames_parser
 from cpr.data.commands.quality import add_check_parser
+from cpr.data.commands.review import add_apply_review_parser
+from cpr.data.commands.statistics import add_statistics_parser
 from cpr.data.commands.tiling import add_tile_parser, add_untile_parser
 from cpr_deploy.files import run_main
 
@@ -35,9 +44,13 @@ COMMANDS = (
     add_import_parser,
     add_export_parser,
     add_check_parser,
+    add_frames_parser,
+    add_deduplicate_parser,
     add_split_parser,
+    add_statistics_parser,
     add_tile_parser,
     add_untile_parser,
+    add_apply_review_parser,
     add_benchmark_parser,
 )
 

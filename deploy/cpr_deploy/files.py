@@ -282,6 +282,18 @@ def safe_child(root: str | os.PathLike, name: str) -> Path:
     return path
 
 
+# Imported when they are used: the extra of pyproject.toml that has each.
+EXTRAS = {
+    "av": "runtime",
+    "cv2": "runtime",
+    "detectron2": "train",
+    "matplotlib": "train",
+    "onnx": "export",
+    "onnxruntime": "runtime",
+    "torch": "train",
+}
+
+
 def run_main(main: Callable[[], int | None]) -> int:
     """Runs a script's `main` and returns its exit code: 2 with one line for bad input."""
     try:
@@ -295,6 +307,16 @@ def run_main(main: Callable[[], int | None]) -> int:
         # The reader of our output (for example `head`) went away.
         _give_up_stdout()
         return 141
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        _give_up_stdout()
+        print(
+            f"error: this needs {error.name}, which is not installed. In the repository: `make"
+            f' install`, or `pip install ".[{EXTRAS[error.name]}]"` (see INSTALL.md).',
+            file=sys.stderr,
+        )
+        return 2
     except (InputError, OSError) as error:
         reason = explain(error)
         if reason is None:

@@ -67,14 +67,14 @@ def heat_maps(points: Mapping[str, np.ndarray], *, bins: int = 30, columns: int 
         )
         ax.add_patch(Rectangle((-0.5, -0.5), 1, 1, fill=False, edgecolor="white", linewidth=1.2))
         ax.set_title(
-            f"{_plain(title)}\n{len(values)} points, {inside:.0%} inside the box", fontsize=10
+            f"{plain(title)}\n{len(values)} points, {inside:.0%} inside the box", fontsize=10
         )
         ax.set_xticks((-0.5, 0, 0.5))
         ax.set_yticks((-0.5, 0, 0.5))
         ax.set_xlabel("x' (box widths)")
         ax.set_ylabel("y' (box heights)")
     figure.colorbar(shown, ax=list(axes.flat), label="share of points", shrink=0.85)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def rsv_curve(
@@ -108,7 +108,7 @@ def rsv_curve(
         more_handles, more_labels = second.get_legend_handles_labels()
         handles, labels = handles + more_handles, labels + more_labels
     ax.legend(handles, labels, loc="lower left", fontsize=9)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def ap_bars(
@@ -128,7 +128,7 @@ def ap_bars(
     for index, row in enumerate(rows):
         x = np.arange(len(taus)) + (index - (len(rows) - 1) / 2) * width
         values = 100 * np.array([ap[row][tau] for tau in taus])
-        ax.bar(x, values, width * 0.94, color=colours[index % len(colours)], label=_plain(row))
+        ax.bar(x, values, width * 0.94, color=colours[index % len(colours)], label=plain(row))
         for position, tau, value in zip(x, taus, values, strict=True):
             interval = (intervals or {}).get(row, {}).get(tau)
             top = value
@@ -142,7 +142,7 @@ def ap_bars(
     ax.set_ylim(0, 108)
     ax.set_yticks(range(0, 101, 20))
     figure.legend(title="trained on", fontsize=9, ncols=len(rows), loc="outside upper center")
-    return _png(figure)
+    return figure_png(figure)
 
 
 @dataclass(frozen=True)
@@ -193,20 +193,20 @@ def grouped_bars(
     # Room for the figures at the ends of the bars.
     ax.set_xlim(0, 1.1 * max(ends, default=1.0))
     ax.set_ylim(len(groups) - 0.45, -0.55)
-    ax.set_yticks(range(len(groups)), [_plain(name) for name in groups], fontsize=9)
+    ax.set_yticks(range(len(groups)), [plain(name) for name in groups], fontsize=9)
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel(label)
     ax.grid(axis="x", alpha=0.25)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     figure.legend(
-        handles=[Patch(color=colours[name], label=_plain(name)) for name in series],
+        handles=[Patch(color=colours[name], label=plain(name)) for name in series],
         fontsize=9,
         ncols=-(-len(series) // legend_rows),
         loc="outside upper left",
         frameon=False,
     )
-    return _png(figure)
+    return figure_png(figure)
 
 
 def training_curves(
@@ -237,7 +237,7 @@ def training_curves(
         ax.set_ylim(bottom=0)
         ax.grid(alpha=0.25)
     handles = [
-        Line2D([], [], color=colours[name], marker="o", ms=3, label=_plain(name)) for name in curves
+        Line2D([], [], color=colours[name], marker="o", ms=3, label=plain(name)) for name in curves
     ]
     if levels:
         handles.append(Line2D([], [], color=CLICKS, linestyle="--", label=level_name))
@@ -248,15 +248,15 @@ def training_curves(
         loc="outside upper left",
         frameon=False,
     )
-    return _png(figure)
+    return figure_png(figure)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A name as it is: between dollar signs matplotlib would look for mathematics."""
     return text.replace("$", r"\$")
 
 
-def _png(figure: Figure) -> bytes:
+def figure_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     return buffer.getvalue()
