@@ -55,7 +55,7 @@ MEASURE = """async () => {
 def make_page(folder: Path, objects: int, images: int, max_mb: float) -> tuple[Path, float, int]:
     """Makes data and page; returns the page, the seconds of the latter, and its bytes."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from cpr.data.label_quality import label_quality
+    from cpr.data.quality.label_quality import label_quality
     from cpr.visualization.review.page import write_review
     from review_data import large_dataset, write_images
 

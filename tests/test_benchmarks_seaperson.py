@@ -13,8 +13,8 @@ from cpr.data.benchmarks.seaperson import apply_flags, prepare
 from cpr.data.image_folder import read_recorded
 from cpr.data.point_json import find_problems, is_ignored, load_points
 from cpr.data.pseudo_boxes import add_pseudo_boxes
-from cpr.data.tiles import tile_dataset
-from cpr.data.untile import untile_points
+from cpr.data.tiling.tiles import tile_dataset
+from cpr.data.tiling.untile import untile_points
 from cpr_deploy.files import InputError
 from cpr_deploy.image_files import read_rgb
 from tool_runner import run_tool

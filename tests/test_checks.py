@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cpr.data import checks
-from cpr.data.checks import RULES, check_dataset, images_without_objects
-from cpr.data.fixes import fix_dataset
+from cpr.data.quality import checks
+from cpr.data.quality.checks import RULES, check_dataset, images_without_objects
+from cpr.data.quality.fixes import fix_dataset
 from cpr_deploy.files import InputError
 from tool_runner import run_tool
 

@@ -166,7 +166,7 @@ def test_clicks_lie_in_their_masks(caplog):
     [
         ({"bbox": None}, "id 100.*neither bbox nor a mask"),
         ({"segmentation": [[1, 2, 3]]}, "id 100.*segmentation"),
-        ({"segmentation": {"counts": "@@", "size": [5, 5]}}, "id 100.*segmentation"),
+        ({"segmentation": {"counts": "", "size": [5, 5]}}, "id 100.*segmentation"),
         ({"segmentation": "mask.png"}, "id 100.*segmentation"),
         ({"segmentation": {"counts": [-1, 5], "size": [100, 100]}}, "id 100.*segmentation"),
         ({"segmentation": {"counts": [10**9], "size": [100, 100]}}, "id 100.*segmentation"),

@@ -5,7 +5,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from cpr.data.datasets import ensure_registered, make_spec, parse_spec, register_points
-from cpr.data.tiles import tile_dataset
+from cpr.data.tiling.tiles import tile_dataset
 from cpr.engine import build_cfg
 from cpr_deploy.files import InputError
 from scenes import CATEGORY_IDS, edit_json, write_scenes

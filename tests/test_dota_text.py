@@ -7,12 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cpr.data import dota_text
-from cpr.data.dota_text import (
-    Quadrilateral,
-    horizontal_box,
-    polygon_area,
-    read_quadrilaterals,
-)
+from cpr.data.dota_text import Quadrilateral, horizontal_box, polygon_area, read_quadrilaterals
 from cpr.data.point_json import Problem
 from cpr_deploy.files import InputError
 

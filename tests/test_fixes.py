@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpr.data.checks import RULES, check_dataset
 from cpr.data.dataset_files import record_place
-from cpr.data.fixes import FIXED_RULES, fix_dataset
+from cpr.data.quality.checks import RULES, check_dataset
+from cpr.data.quality.fixes import FIXED_RULES, fix_dataset
 from cpr_deploy.files import InputError
 
 WIDTH, HEIGHT = 60, 50

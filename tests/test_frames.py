@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cpr.data.footage import extract_frames
-from cpr.data.footage_folder import FootageSettings
+from cpr.data.footage.extract import extract_frames
+from cpr.data.footage.folder import FootageSettings
+from cpr.data.footage.video_files import find_videos, open_videos
+from cpr.data.footage.video_frames import Selection, VideoReader
 from cpr.data.point_json import load_points
-from cpr.data.video_files import find_videos, open_videos
-from cpr.data.video_frames import Selection, VideoReader
 from cpr_deploy.files import InputError
 from footage_clips import HEIGHT, WIDTH, picture, turn, write_clip
 from tool_runner import run_tool

@@ -20,9 +20,10 @@ ADAPTERS = {
 
 def modules() -> list[str]:
     names = ["cpr"]
-    for part in ("data", "evaluation"):
-        names += [f"cpr.{part}.{p.stem}" for p in (PACKAGES["cpr"] / part).glob("*.py")]
-    names += [f"cpr_deploy.{path.stem}" for path in PACKAGES["cpr_deploy"].glob("*.py")]
+    for package, part in (("cpr", "data"), ("cpr", "evaluation"), ("cpr_deploy", "")):
+        for path in (PACKAGES[package] / part).rglob("*.py"):
+            below = path.relative_to(PACKAGES[package].parent).with_suffix("")
+            names.append(".".join(below.parts))
     return sorted({name.removesuffix(".__init__") for name in names} - ADAPTERS)
 
 

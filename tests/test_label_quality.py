@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cpr.data.label_quality import (
+from cpr.data.quality.label_quality import (
     FLAGS,
     Thresholds,
     bag_reaches,

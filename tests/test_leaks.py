@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cpr.data.image_facts import ImageFacts, inspect_images
-from cpr.data.leaks import are_one_folder, find_leaks
-from cpr.data.near_duplicates import THRESHOLD
+from cpr.data.footage.near_duplicates import THRESHOLD
+from cpr.data.quality.image_facts import ImageFacts, inspect_images
+from cpr.data.quality.leaks import are_one_folder, find_leaks
 from cpr_deploy.files import InputError
 
 

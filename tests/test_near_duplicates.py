@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cpr.data.deduplication import dataset_of_folder, deduplicate
-from cpr.data.near_duplicates import (
+from cpr.data.footage.deduplication import dataset_of_folder, deduplicate
+from cpr.data.footage.near_duplicates import (
     find_near_duplicates,
     hash_image,
     hash_images,
@@ -82,7 +82,7 @@ def test_pairs_are_those_of_brute_force(first, second, threshold):
 def test_many_pairs_in_pieces(monkeypatch):
     hashes = np.random.default_rng(0).integers(0, 2**64, 300, dtype=np.uint64)
     whole = near_duplicate_pairs(hashes, hashes, 24)
-    monkeypatch.setattr("cpr.data.near_duplicates._CHUNK", 1000)
+    monkeypatch.setattr("cpr.data.footage.near_duplicates._CHUNK", 1000)
     for one, other in zip(whole, near_duplicate_pairs(hashes, hashes, 24), strict=True):
         np.testing.assert_array_equal(one, other)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cpr.data.checks import check_dataset
+from cpr.data.quality.checks import check_dataset
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cpr.data.review_decisions import (
+from cpr.data.quality.review_decisions import (
     DECISIONS,
     Decisions,
     apply_decisions,

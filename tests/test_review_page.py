@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 
-from cpr.data.label_quality import label_quality
-from cpr.data.review_decisions import DECISIONS, data_set_key, read_decisions
+from cpr.data.quality.label_quality import label_quality
+from cpr.data.quality.review_decisions import DECISIONS, data_set_key, read_decisions
 from cpr.visualization.review.page import write_review
 from review_data import (
     HOSTILE_CLASS,

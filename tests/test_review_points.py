@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cpr.data.label_quality import label_quality
-from cpr.data.review_decisions import data_set_key
+from cpr.data.quality.label_quality import label_quality
+from cpr.data.quality.review_decisions import data_set_key
 from cpr.visualization.review.page import write_review
 from cpr.visualization.review.thumbnails import LEVELS, Thumbnail, cut, fit, make_thumbnails
 from cpr_deploy.files import InputError

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpr.data.same_place import SAME_BOX, double_clicks, nearest_of_group, overlap, repeats
+from cpr.data.quality.same_place import SAME_BOX, double_clicks, nearest_of_group, overlap, repeats
 
 NONE = (np.nan,) * 4
 # Few places, so that many objects share one; 0.5 px apart along an axis.

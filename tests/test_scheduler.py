@@ -11,11 +11,11 @@ from cpr.scheduler import (
     Scheduler,
     Step,
     StepFailed,
-    available_cpus,
     command_environment,
     read_training_log,
     step_key,
 )
+from cpr_deploy.cpus import available_cpus
 from cpr_deploy.files import InputError
 
 

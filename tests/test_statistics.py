@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cpr.data.data_card import data_card, owners_text
-from cpr.data.statistics import joined, markdown_tables, measure, statistics
+from cpr.data.statistics.data_card import data_card, owners_text
+from cpr.data.statistics.measure import joined, markdown_tables, measure, statistics
 from cpr.visualization.statistics_plots import position_plots, size_plots
 from tool_runner import run_tool
 

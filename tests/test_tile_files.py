@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from cpr.data.image_folder import read_recorded
-from cpr.data.tile_files import cut_tiles
-from cpr.data.tiles import tile_dataset
+from cpr.data.tiling.files import cut_tiles
+from cpr.data.tiling.tiles import tile_dataset
 from cpr_deploy.files import InputError
 from cpr_deploy.image_files import read_rgb
 from tool_runner import run_tool
@@ -204,7 +204,7 @@ def test_an_interrupted_cut_leaves_no_half_tile(folder, monkeypatch):
 def test_cutting_is_one_decode_an_image(folder, monkeypatch):
     decoded = []
     monkeypatch.setattr(
-        "cpr.data.tile_files.read_rgb", lambda path: decoded.append(path) or read_rgb(path)
+        "cpr.data.tiling.files.read_rgb", lambda path: decoded.append(path) or read_rgb(path)
     )
     cut_tiles(tiles(), folder / "images", folder / "cut", workers=1)
     assert len(decoded) == 2

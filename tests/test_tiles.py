@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from cpr.data.point_json import find_problems, is_ignored, load_points
-from cpr.data.tile_grid import make_grid
-from cpr.data.tile_records import outside_core, tile_corner
-from cpr.data.tiles import tile_dataset
-from cpr.data.untile import untile_detections, untile_points
+from cpr.data.tiling.grid import make_grid
+from cpr.data.tiling.records import outside_core, tile_corner
+from cpr.data.tiling.tiles import tile_dataset
+from cpr.data.tiling.untile import untile_detections, untile_points
 from cpr_deploy.files import InputError
 from tool_runner import run_tool
 

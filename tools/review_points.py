@@ -77,8 +77,8 @@ def main() -> int:
 
     from tqdm import tqdm
 
-    from cpr.data.label_quality import FLAGS, Thresholds, label_quality
     from cpr.data.point_json import load_points
+    from cpr.data.quality.label_quality import FLAGS, Thresholds, label_quality
     from cpr.visualization.review.page import write_review
 
     dataset = load_points(args.annotations, may_be_empty=True)

@@ -399,20 +399,6 @@ def tail(path: Path, lines: int = 25) -> str:
         return ""
 
 
-def available_cpus() -> int:
-    """CPUs that this process may use: its affinity, and the quota of its container if there is one.
-
-    A container may see all CPUs of its host; more threads than its quota slow each other down.
-    """
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        cpus = min(cpus, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):
-        pass
-    return cpus
-
-
 def _state(running: _Running) -> str:
     step = running.step
     text = f"{step.name} {_clock(running.seconds)}"

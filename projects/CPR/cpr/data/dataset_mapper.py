@@ -19,7 +19,7 @@ from cpr_deploy.files import InputError
 from cpr_deploy.image_files import unreadable
 
 from .image_folder import check_size
-from .tile_records import crop_tile
+from .tiling.records import crop_tile
 
 logger = logging.getLogger(__name__)
 

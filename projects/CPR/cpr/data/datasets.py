@@ -29,7 +29,7 @@ from .point_json import (
     is_ignored,
     load_points,
 )
-from .tile_records import outside_core, tile_corner
+from .tiling.records import outside_core, tile_corner
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from cpr_deploy.files import InputError
 from cpr_deploy.image_files import read_rgb, unreadable
 
 from .point_json import Problem, image_path
-from .tile_records import crop_tile, tile_corner
+from .tiling.records import crop_tile, tile_corner
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 

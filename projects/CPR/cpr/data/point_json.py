@@ -51,7 +51,7 @@ class Problem(NamedTuple):
     record: str  # which record, e.g. "annotation id 7"
     text: str  # what is wrong and how to mend it
     is_error: bool = True
-    rule: str = ""  # what it is a case of, of the rules that `cpr.data.checks` counts
+    rule: str = ""  # what it is a case of, of the rules that `cpr.data.quality.checks` counts
 
 
 def load_points(

@@ -9,7 +9,8 @@ from pathlib import Path
 import yaml
 
 from cpr.demo import neon_trees
-from cpr.scheduler import Scheduler, Step, available_cpus, command_environment
+from cpr.scheduler import Scheduler, Step, command_environment
+from cpr_deploy.cpus import available_cpus
 
 # What a P2PNet is trained on: the clicks, the points that CPRNet made of them, and the box centres
 # (which nobody who clicks coarsely would have: the upper bound).

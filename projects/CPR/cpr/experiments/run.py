@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from cpr_deploy.cpus import available_cpus
 from cpr_deploy.files import (
     InputError,
     check_output_folder,
@@ -24,7 +25,7 @@ from cpr_deploy.files import (
 from ..data.point_json import load_points, save_points
 from ..launch import choose_device
 from ..refiners import get_refiner
-from ..scheduler import Scheduler, available_cpus, command_environment, step_record
+from ..scheduler import Scheduler, command_environment, step_record
 from . import recipes
 from .data import (
     CURVE_IMAGES,

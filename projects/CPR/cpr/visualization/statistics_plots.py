@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from cpr.data.statistics import Measures
+from cpr.data.statistics.measure import Measures
 from cpr.visualization.plots import figure_png, plain
 
 # One a part.

@@ -20,9 +20,9 @@ from ..point_json import (
     read_unchecked,
     save_points,
 )
-from ..tile_files import cut_tiles
-from ..tile_records import is_tiled
-from ..tiles import tile_dataset
+from ..tiling.files import cut_tiles
+from ..tiling.records import is_tiled
+from ..tiling.tiles import tile_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Options:
         official: training tiles as the official code cuts them, instead of the even grid.
         drop_empty: no training tiles without objects.
         cut: write tiles to image files; else they are cropped when they are read.
-        image_format, workers: see `cpr.data.tile_files.cut_tiles`.
+        image_format, workers: see `cpr.data.tiling.files.cut_tiles`.
         skip_bad: leave out bad records and images instead of stopping at the first.
         progress: wraps iterables, called with `desc` and `total`, for example tqdm.
     """

@@ -20,8 +20,8 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="BITS",
         help="drop images whose perceptual hash differs in at most so many of its 64 bits from"
-        " that of the last one kept of their sequence (default 4; projects/CPR/cpr/data/FOOTAGE.md"
-        " shows what that does)",
+        " that of the last one kept of their sequence (default 4; what that does:"
+        " projects/CPR/cpr/data/footage/FOOTAGE.md)",
     )
     parser.add_argument(
         "--across-sequences",
@@ -81,11 +81,11 @@ def add_frames_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run_frames(args: argparse.Namespace) -> int:
-    from ..footage import extract_frames
-    from ..footage_folder import FootageSettings
-    from ..near_duplicates import THRESHOLD
-    from ..video_files import find_videos, open_videos
-    from ..video_frames import Selection
+    from ..footage.extract import extract_frames
+    from ..footage.folder import FootageSettings
+    from ..footage.near_duplicates import THRESHOLD
+    from ..footage.video_files import find_videos, open_videos
+    from ..footage.video_frames import Selection
 
     if args.keep_duplicates and (args.threshold is not None or args.across_sequences):
         raise InputError("--keep-duplicates: leaves --threshold and --across-sequences without use")
@@ -163,8 +163,8 @@ def add_deduplicate_parser(commands: argparse._SubParsersAction) -> None:
 def run_deduplicate(args: argparse.Namespace) -> int:
     import functools
 
-    from ..deduplication import dataset_of_folder, deduplicate
-    from ..near_duplicates import THRESHOLD
+    from ..footage.deduplication import dataset_of_folder, deduplicate
+    from ..footage.near_duplicates import THRESHOLD
     from ..point_json import load_points, save_points
 
     if (args.annotations is None) == (args.classes is None):

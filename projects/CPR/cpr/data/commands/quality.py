@@ -11,9 +11,9 @@ from cpr_deploy.files import InputError, check_outputs, write_json
 from .output import counts, show_progress
 
 if TYPE_CHECKING:
-    from ..fixes import Fixed
-    from ..image_facts import ImageFacts
     from ..point_json import Problem
+    from ..quality.fixes import Fixed
+    from ..quality.image_facts import ImageFacts
 
 
 def add_check_parser(commands: argparse._SubParsersAction) -> None:
@@ -72,8 +72,8 @@ def add_check_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run_check(args: argparse.Namespace) -> int:
-    from ..check_report import check_report, fix_log
     from ..point_json import read_unchecked, save_points
+    from ..quality.check_report import check_report, fix_log
 
     if args.against is None and (args.against_root or args.near_duplicate is not None):
         raise InputError("--against-root and --near-duplicate belong to --against. Give that too.")
@@ -114,11 +114,11 @@ def _find(
     dataset: Any, args: argparse.Namespace
 ) -> tuple[list[Problem], tuple[dict[str, ImageFacts], list[Problem]]]:
     """All problems; the facts of images, and those problems that a mended copy has too."""
-    from ..checks import check_dataset, usable_images
-    from ..image_facts import inspect_images
-    from ..leaks import are_one_folder, find_leaks
-    from ..near_duplicates import THRESHOLD
+    from ..footage.near_duplicates import THRESHOLD
     from ..point_json import check_image_root, load_points
+    from ..quality.checks import check_dataset, usable_images
+    from ..quality.image_facts import inspect_images
+    from ..quality.leaks import are_one_folder, find_leaks
 
     other = None
     if args.against is not None:
@@ -168,8 +168,8 @@ def _fix(
     dataset: Any, args: argparse.Namespace, found: tuple[dict[str, ImageFacts], list[Problem]]
 ) -> tuple[Fixed, list[Problem]]:
     """The mended copy and what is left in it, leaks too, which are never mended."""
-    from ..checks import check_dataset
-    from ..fixes import fix_dataset
+    from ..quality.checks import check_dataset
+    from ..quality.fixes import fix_dataset
 
     facts, leaks = found
     unreadable = {name for name, fact in facts.items() if fact.problem is not None}
@@ -193,8 +193,8 @@ def _fix(
 
 
 def _show_table(problems: list[Problem], fixed: Fixed | None, left: list[Problem]) -> None:
-    from ..check_report import by_rule
-    from ..checks import RULES
+    from ..quality.check_report import by_rule
+    from ..quality.checks import RULES
 
     table = by_rule(problems, fixed, left)
     if not table:
@@ -209,7 +209,7 @@ def _show_table(problems: list[Problem], fixed: Fixed | None, left: list[Problem
 
 
 def _show_empty_images(dataset: dict[str, Any]) -> None:
-    from ..checks import images_without_objects
+    from ..quality.checks import images_without_objects
 
     empty = images_without_objects(dataset)
     if empty:

@@ -36,7 +36,7 @@ def add_apply_review_parser(commands: argparse._SubParsersAction) -> None:
 
 def run_apply_review(args: argparse.Namespace) -> int:
     from ..point_json import load_points, save_points
-    from ..review_decisions import apply_decisions, read_decisions
+    from ..quality.review_decisions import apply_decisions, read_decisions
 
     check_outputs([args.output], [args.annotations, args.decisions])
     dataset = load_points(args.annotations, may_be_empty=True)

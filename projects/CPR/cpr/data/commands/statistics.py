@@ -33,9 +33,9 @@ def add_statistics_parser(commands: argparse._SubParsersAction) -> None:
 def run_statistics(args: argparse.Namespace) -> int:
     from cpr.visualization.statistics_plots import position_plots, size_plots
 
-    from ..data_card import data_card, owners_text
     from ..point_json import load_points
-    from ..statistics import markdown_tables, measure, statistics
+    from ..statistics.data_card import data_card, owners_text
+    from ..statistics.measure import markdown_tables, measure, statistics
 
     names = [path.stem for path in args.annotations]
     if len(set(names)) < len(names):

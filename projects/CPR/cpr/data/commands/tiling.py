@@ -71,9 +71,9 @@ def add_tile_parser(commands: argparse._SubParsersAction) -> None:
 def run_tile(args: argparse.Namespace) -> int:
     from ..benchmarks.layout import Prepared, read_split
     from ..point_json import save_points
-    from ..tile_files import cut_tiles
-    from ..tile_records import is_tiled
-    from ..tiles import tile_dataset
+    from ..tiling.files import cut_tiles
+    from ..tiling.records import is_tiled
+    from ..tiling.tiles import tile_dataset
 
     if (args.cut is None) != (args.image_root is None):
         raise InputError("--cut and --image-root: give both or none of them.")
@@ -155,7 +155,7 @@ def add_untile_parser(commands: argparse._SubParsersAction) -> None:
 
 def run_untile(args: argparse.Namespace) -> int:
     from ..point_json import load_detections, load_points, save_points
-    from ..untile import untile_detections, untile_points
+    from ..tiling.untile import untile_detections, untile_points
 
     check_outputs([args.output], [args.annotations, args.tiles, args.predictions])
     full = load_points(args.annotations, require=None, drop_flat=True)

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from cpr.data.label_quality import FLAGS, LabelQuality, ObjectQuality
 from cpr.data.point_json import check_image_root
-from cpr.data.review_decisions import DECISIONS, KIND, VERSION, data_set_key
+from cpr.data.quality.label_quality import FLAGS, LabelQuality, ObjectQuality
+from cpr.data.quality.review_decisions import DECISIONS, KIND, VERSION, data_set_key
 from cpr_deploy.files import InputError, atomic_path
 
 from .thumbnails import LEVELS, Thumbnails, make_thumbnails

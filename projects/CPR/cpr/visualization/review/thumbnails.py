@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 
 from cpr.data.image_folder import read_recorded
-from cpr.data.label_quality import ObjectQuality
+from cpr.data.quality.label_quality import ObjectQuality
 from cpr.visualization.annotations import CROP_CONTEXT
 from cpr.visualization.draw import Crop, crop_around, encode_image
+from cpr_deploy.cpus import available_cpus
 from cpr_deploy.files import InputError
 
 # No crop is smaller, px of the image: less shows no object.
@@ -124,7 +125,7 @@ def make_thumbnails(
             item.data = encode_image(crop.image, ".jpg", LEVELS[start].quality)
         return record, None
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cpus()) as pool:
         try:
             for record, problem in progress(pool.map(cut_all, records)):
                 if problem:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .point_json import is_ignored
+from ..point_json import is_ignored
 
 # Of a box; in the order of table 7.
 QUANTITIES = ("absolute_size", "relative_size", "aspect_ratio")

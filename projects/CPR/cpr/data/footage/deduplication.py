@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 from cpr_deploy.files import InputError
 
-from .image_folder import list_images
+from ..image_folder import list_images
+from ..point_json import Problem, check_image_root
+from ..split import FOLDER, SEQUENCE, group_of, sequence_key
+from ..tiling.records import is_tiled
 from .near_duplicates import THRESHOLD, check_threshold, find_near_duplicates, hash_images
-from .point_json import Problem, check_image_root
-from .split import FOLDER, SEQUENCE, group_of, sequence_key
-from .tile_records import is_tiled
 
 
 class Deduplicated(NamedTuple):

@@ -27,7 +27,7 @@ import numpy as np
 
 from cpr_deploy.files import InputError
 
-from .point_json import MAX_COORDINATE, is_ignored
+from ..point_json import MAX_COORDINATE, is_ignored
 
 # Name -> what it says, for people. The gravest first, which decides among as many flags.
 FLAGS = {

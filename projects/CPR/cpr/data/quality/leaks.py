@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ..footage.near_duplicates import check_threshold, near_duplicate_pairs
+from ..point_json import Problem
 from .image_facts import ImageFacts
-from .near_duplicates import check_threshold, near_duplicate_pairs
-from .point_json import Problem
 
 # Images whose hashes are compared with all others at a time.
 _ROWS = 256
@@ -38,7 +38,7 @@ def find_leaks(
             are passed over.
         facts, other_facts: file name -> facts with hashes, of the images of each; None: not read.
         same_folder: file names mean the same in both.
-        threshold: near-duplicates are at most so many bits apart, see `cpr.data.near_duplicates`.
+        threshold: near-duplicates are at most so many bits apart, see `near_duplicates`.
 
     Raises:
         InputError: no such threshold.

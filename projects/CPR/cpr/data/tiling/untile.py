@@ -14,7 +14,7 @@ from cpr_deploy.files import InputError
 from cpr_deploy.point_nms import point_nms
 from cpr_deploy.tiling import Corner
 
-from .tile_records import tile_corner
+from .records import tile_corner
 from .tiles import POINTS, position_of
 
 logger = logging.getLogger(__name__)
@@ -29,8 +29,8 @@ def untile_points(full: dict[str, Any], tiles: dict[str, Any]) -> dict[str, Any]
 
     Args:
         full: the point JSON that the tiles were made from; not changed.
-        tiles: what became of the result of `cpr.data.tiles.tile_dataset`, for example with refined
-            points. Records may be missing. Of an object with several copies the one counts that
+        tiles: what became of the result of `tiles.tile_dataset`, for example with refined points.
+            Records may be missing. Of an object with several copies the one counts that
             lies most centrally in its tile.
 
     Returns:

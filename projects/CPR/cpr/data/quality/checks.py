@@ -10,12 +10,12 @@ import numpy as np
 
 from cpr_deploy.files import InputError, name_problem
 
-from .dataset_files import record_place
+from ..dataset_files import record_place
+from ..point_json import Problem, Require, check_image_root, find_problems, is_ignored
 from .image_facts import ImageFacts, inspect_images
-from .point_json import Problem, Require, check_image_root, find_problems, is_ignored
 from .same_place import double_clicks, repeats
 
-# Every rule and what it is about; `find_problems` and `cpr.data.leaks` have some of them.
+# Every rule and what it is about; `find_problems` and `cpr.data.quality.leaks` have some of them.
 RULES = {
     "structure": "the file is no data set of images, annotations and categories",
     "empty": "no images, classes or objects",
@@ -91,9 +91,9 @@ def check_dataset(
         require: what every object must have, see `cpr.data.point_json.load_points`.
         same_place: two objects of an image that are at most this far apart (px) are reported.
         double_click: two clicks of a class and image that are nearer than this (px) are reported;
-            None: nearer than fits the class and the place, see `cpr.data.same_place`.
+            None: nearer than fits the class and the place, see `cpr.data.quality.same_place`.
         facts: what is known of images, by file name; others are read and added.
-        hashes: images that are read are hashed too, for `cpr.data.leaks`.
+        hashes: images that are read are hashed too, for `cpr.data.quality.leaks`.
         progress: wraps the iterable of images, for example tqdm; called with `total`.
 
     Returns:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cpr_deploy.cpus import available_cpus
 from cpr_deploy.files import (
     InputError,
     atomic_path,
@@ -20,19 +21,9 @@ from cpr_deploy.files import (
     write_json,
 )
 
-from .footage_folder import (
-    FootageSettings,
-    check_settings,
-    complete_states,
-    earlier_images,
-    state_path,
-)
-from .near_duplicates import (
-    cpu_count,
-    find_near_duplicates,
-    hash_image,
-)
-from .point_json import Problem, save_points
+from ..point_json import Problem, save_points
+from .folder import FootageSettings, check_settings, complete_states, earlier_images, state_path
+from .near_duplicates import find_near_duplicates, hash_image
 from .video_files import Video
 from .video_frames import TakenFrame, VideoReader
 
@@ -135,7 +126,7 @@ def _run(
     """State of each video, or what is wrong with it, as they are done."""
     if not videos:
         return
-    cpus = cpu_count()
+    cpus = available_cpus()
     workers = max(1, min(workers or cpus, len(videos)))
     stop = threading.Event()
 

@@ -10,12 +10,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from cpr_deploy.cpus import available_cpus
 from cpr_deploy.files import InputError, atomic_path, check_output_folder, explain, safe_child
 from cpr_deploy.image_files import read_rgb
 from cpr_deploy.tiling import Corner
 
-from .point_json import Problem, image_path
-from .tile_records import crop_tile, tile_corner
+from ..point_json import Problem, image_path
+from .records import crop_tile, tile_corner
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def _names(by_file: dict[str, list[dict]], image_format: str) -> dict[tuple[str,
 
 def _run(jobs: list[_Job], workers: int | None) -> Iterator[tuple[int, str | None]]:
     """Place of each job, as they are done, and what went wrong with it."""
-    workers = min(_cpus() if workers is None else workers, len(jobs))
+    workers = min(available_cpus() if workers is None else workers, len(jobs))
     if workers <= 1:
         yield from map(_cut, jobs)
         return
@@ -136,13 +137,6 @@ def _run(jobs: list[_Job], workers: int | None) -> Iterator[tuple[int, str | Non
             yield done.result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _cpus() -> int:
-    """How many this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cut(job: _Job) -> tuple[int, str | None]:

@@ -11,7 +11,7 @@ import statistics as mean_of
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .statistics import markdown_tables
+from .measure import markdown_tables
 
 _BLOCK = re.compile(r"<!-- owner: ([a-z-]+) -->\n(.*?)\n<!-- end -->", re.DOTALL)
 _TO_FILL_IN = "**To be filled in:** "

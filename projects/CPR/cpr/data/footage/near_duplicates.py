@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from cpr_deploy.cpus import available_cpus
 from cpr_deploy.files import InputError, explain
 from cpr_deploy.image_files import read_rgb
 
-from .image_folder import check_size
-from .point_json import Problem, image_path
-from .tile_records import crop_tile, tile_corner
+from ..image_folder import check_size
+from ..point_json import Problem, image_path
+from ..tiling.records import crop_tile, tile_corner
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def hash_images(
         )
 
     # Threads are enough: Pillow and scipy let others run while they work.
-    with ThreadPoolExecutor(max(1, workers or cpu_count())) as pool:
+    with ThreadPoolExecutor(max(1, workers or available_cpus())) as pool:
         try:
             for results in progress(pool.map(run, places.values()), total=len(places)):
                 for place, result in results:
@@ -114,13 +115,6 @@ def _hash_file(image_root: str | os.PathLike, records: list[dict]) -> list[int |
                 raise
             results.append(Problem(name, text.removeprefix(f"{name}: ")))
     return results
-
-
-def cpu_count() -> int:
-    """How many this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def near_duplicate_pairs(

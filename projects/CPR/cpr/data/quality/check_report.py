@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from ..point_json import Problem
 from .checks import RULES, images_without_objects
 from .fixes import Fixed
-from .point_json import Problem
 
 
 def by_rule(

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from cpr_deploy.cpus import available_cpus
 from cpr_deploy.files import InputError, explain, safe_child
 from cpr_deploy.image_files import unreadable
 
@@ -24,7 +25,7 @@ class ImageFacts(NamedTuple):
         width, height: px, turned as its EXIF tag says; 0 if it cannot be read.
         problem: why it cannot be read, and what to do.
         digest: SHA-256 of the file, if hashes were wanted.
-        near_hash: see `cpr.data.near_duplicates.hash_image`, if hashes were wanted.
+        near_hash: see `cpr.data.footage.near_duplicates.hash_image`, if hashes were wanted.
     """
 
     width: int = 0
@@ -60,7 +61,7 @@ def inspect_images(
     names = list(dict.fromkeys(names))
     facts = {}
     # Threads are enough: Pillow lets others run while it decodes, hashlib while it sums up.
-    with ThreadPoolExecutor(workers or _cpus()) as pool:
+    with ThreadPoolExecutor(workers or available_cpus()) as pool:
         try:
             found = pool.map(lambda name: _inspect(image_root, name, hashes), names)
             for name, fact in zip(names, progress(found, total=len(names)), strict=True):
@@ -69,13 +70,6 @@ def inspect_images(
             pool.shutdown(cancel_futures=True)
             raise
     return facts
-
-
-def _cpus() -> int:
-    """How many this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _inspect(image_root: str | os.PathLike, name: str, hashes: bool) -> ImageFacts:
@@ -101,7 +95,7 @@ def _decoded(path: Path, hashes: bool) -> ImageFacts:
     import numpy as np
     from PIL import Image, ImageOps
 
-    from .near_duplicates import hash_image
+    from ..footage.near_duplicates import hash_image
 
     data = path.read_bytes() if hashes else b""
     with Image.open(io.BytesIO(data) if hashes else path) as image:

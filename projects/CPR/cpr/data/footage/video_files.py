@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from cpr_deploy.files import InputError
 
-from .point_json import Problem
+from ..point_json import Problem
 from .video_frames import VideoReader
 
 VIDEO_SUFFIXES = frozenset(

@@ -17,9 +17,9 @@ import numpy as np
 
 from cpr_deploy.files import InputError
 
+from ..dataset_files import record_place
+from ..point_json import MAX_ID, Problem, Require, find_problems
 from .checks import boxes_outside, placed_objects
-from .dataset_files import record_place
-from .point_json import MAX_ID, Problem, Require, find_problems
 from .same_place import repeats
 
 # Points that are at most so far outside their image are moved to its border, px.
@@ -27,7 +27,7 @@ ROUNDING = 1.0
 # So many of one kind, if they are more than half, are no slips: perhaps the folder is the wrong
 # one, or the image has another size. They are left.
 TOO_MANY = 3
-# Rules of `cpr.data.checks` whose errors are gone afterwards, but for those that are too many.
+# Rules of `checks` whose errors are gone afterwards, but for those that are too many.
 FIXED_RULES = {"image-id", "box", "point", "out-of-image", "box-outside", "coarse-point"}
 FIXED_RULES |= {"refine-score", "same-place", "unreadable-image"}
 
@@ -37,7 +37,7 @@ class Change(NamedTuple):
 
     Attributes:
         record: which one, e.g. "annotation id 7".
-        rule: of `cpr.data.checks.RULES`, that it broke.
+        rule: of `cpr.data.quality.checks.RULES`, that it broke.
         action: "removed" or "changed".
         before: the record, or of a changed one the entries that changed, as they were.
         after: those entries as they are now; None of a removed record.
@@ -76,7 +76,7 @@ def fix_dataset(
 
     Args:
         dataset: a COCO-like dict; it is not changed.
-        require, same_place: see `cpr.data.checks.check_dataset`.
+        require, same_place: see `cpr.data.quality.checks.check_dataset`.
         unreadable: file names of images that cannot be read.
 
     Raises:

@@ -30,10 +30,10 @@ import numpy as np
 from cpr_deploy.files import InputError
 from cpr_deploy.tiling import MIN_POINT_MARGIN, training_tiles
 
-from .coarse_points import MAX_MASK_PIXELS
-from .point_json import MIN_BOX_SIDE, is_ignored
-from .tile_grid import Grid, Place, make_grid
-from .tile_records import is_tiled
+from ..coarse_points import MAX_MASK_PIXELS
+from ..point_json import MIN_BOX_SIDE, is_ignored
+from .grid import Grid, Place, make_grid
+from .records import is_tiled
 
 logger = logging.getLogger(__name__)
 

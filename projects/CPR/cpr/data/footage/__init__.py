@@ -1,0 +1,1 @@
+"""From videos and folders of images to pictures worth annotating."""
