@@ -33,10 +33,13 @@ def make_images(folder: Path, number: int, size: tuple[int, int]) -> list[dict]:
     from PIL import Image
 
     folder.mkdir(parents=True)
-    first = folder / "0.png"
-    Image.new("RGB", size).save(first)
-    for index in range(1, number):
-        os.link(first, folder / f"{index}.png")
+    for index in range(number):
+        # File systems bound the names of a file, ext4 to 65,000.
+        first = folder / f"{index - index % 50_000}.png"
+        if index % 50_000 == 0:
+            Image.new("RGB", size).save(first)
+        else:
+            os.link(first, folder / f"{index}.png")
     width, height = size
     return [
         {"id": i, "file_name": f"{i}.png", "width": width, "height": height} for i in range(number)

@@ -150,7 +150,8 @@ def test_a_bare_install_has_what_the_core_imports():
     ]
     tools = [ROOT / "tools/prepare_points.py", ROOT / "tools/evaluate_points.py"]
     # `frames` reads videos with the runtime's code and says so where that is not installed.
-    assert imported_by([*core, *tools]) - {"av"} == base
+    files = PACKAGES["cpr_deploy"] / "files.py"
+    assert imported_by([*core, *tools, files]) - {"av"} == base
     for extra, runtime in (("runtime", "onnxruntime"), ("gpu", "onnxruntime-gpu")):
         distributions = base | {name_of(requirement) for requirement in EXTRAS[extra]}
         needed = imported_by(PACKAGES["cpr_deploy"].glob("*.py")) - {"onnxruntime"} | {runtime}

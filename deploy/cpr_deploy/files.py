@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import hashlib
 import json
 import math
@@ -14,6 +15,8 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
+
+import orjson
 
 MAX_JSON_BYTES = 4 << 30
 # Records that are encoded at a time: few calls, and little text in memory.
@@ -153,35 +156,45 @@ def write_json(path: str | os.PathLike, value: Any, *, indent: int | None = None
 
     Without `indent` the text is never held as a whole: data sets may have a million records.
     """
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
         if indent is None:
             file.writelines(_pieces(value))
         else:
-            json.dump(value, file, indent=indent, allow_nan=False)
-        file.write("\n")
+            file.write(json.dumps(value, indent=indent, allow_nan=False).encode())
+        file.write(b"\n")
 
 
-def _pieces(value: Any) -> Iterator[str]:
-    # A whole value is encoded in C; json.dump to a file is three times as slow.
-    encode = json.JSONEncoder(allow_nan=False).encode
+def _pieces(value: Any) -> Iterator[bytes]:
     if isinstance(value, dict) and value and all(isinstance(key, str) for key in value):
-        separator = "{"
+        separator = b"{"
         for key, item in value.items():
-            yield f"{separator}{encode(key)}: "
-            yield from _list_pieces(item, encode) if isinstance(item, list) else (encode(item),)
-            separator = ",\n"
-        yield "}"
+            yield separator + _encode(key) + b": "
+            yield from _list_pieces(item) if isinstance(item, list) else (_encode(item),)
+            separator = b",\n"
+        yield b"}"
     elif isinstance(value, list):
-        yield from _list_pieces(value, encode)
+        yield from _list_pieces(value)
     else:
-        yield encode(value)
+        yield _encode(value)
 
 
-def _list_pieces(items: list, encode: Callable[[Any], str]) -> Iterator[str]:
-    yield "["
+def _list_pieces(items: list) -> Iterator[bytes]:
+    yield b"["
     for start in range(0, len(items), _CHUNK):
-        yield (",\n" if start else "") + encode(items[start : start + _CHUNK])[1:-1]
-    yield "]"
+        yield (b",\n" if start else b"") + _encode(items[start : start + _CHUNK])[1:-1]
+    yield b"]"
+
+
+def _encode(value: Any) -> bytes:
+    """As JSON: by orjson, which is many times as fast, where it does the same as Python's module."""
+    try:
+        encoded = orjson.dumps(value)
+    except TypeError:  # numbers of numpy, whole numbers beyond 64 bits, keys that are no text
+        encoded = b"null"
+    # NaN and infinity become null there; here they are refused.
+    if b"null" in encoded:
+        return json.dumps(value, allow_nan=False).encode()
+    return encoded
 
 
 def file_sha256(path: str | os.PathLike) -> str:
@@ -191,7 +204,10 @@ def file_sha256(path: str | os.PathLike) -> str:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Reads a JSON file; InputError if it is missing, too large, cut, not JSON or holds NaN."""
+    """Reads a JSON file; InputError if it is missing, too large, cut, not JSON or holds NaN.
+
+    Whole numbers beyond 64 bits become floats.
+    """
     path = Path(path)
     try:
         size = path.stat().st_size
@@ -199,9 +215,21 @@ def read_json(path: str | os.PathLike) -> Any:
             raise InputError(f"{path}: is not a file. Give the path of a JSON file.")
         if size > MAX_JSON_BYTES:
             raise InputError(f"{path}: {size} bytes is more than {MAX_JSON_BYTES}. Split the file.")
-        text = path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no such file. Check the path.") from None
+    # Each new record would make the collector look through all those before.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:
+        pass  # Python's own module says what is wrong, and takes a byte order mark
+    finally:
+        if collects:
+            gc.enable()
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text ({error}). Save it as UTF-8 JSON.") from None
 
