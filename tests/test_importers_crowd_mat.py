@@ -207,3 +207,19 @@ def test_cells_in_cells_in_cells(tmp_path):
     (tmp_path / "a.mat").write_bytes(mat({"x": value}))
     with pytest.raises(InputError, match="nested deeper than"):
         read_variables(tmp_path / "a.mat")
+
+
+def test_a_struct_without_fields(tmp_path):
+    """As MATLAB's struct() may be; among 100,000 spoilt files the fuzz test found it."""
+
+    def element(kind, content):
+        return struct.pack("<II", kind, len(content)) + content.ljust(-(-len(content) // 8) * 8)
+
+    parts = [(6, struct.pack("<II", 2, 0)), (5, struct.pack("<ii", 1, 2)), (1, b"image_info")]
+    parts += [(5, struct.pack("<i", 32)), (1, b"")]
+    matrix = b"".join(element(*part) for part in parts)
+    path = tmp_path / "a.mat"
+    path.write_bytes(b"MATLAB 5.0".ljust(124) + b"\x00\x01IM" + element(14, matrix))
+    theirs = scipy.io.loadmat(path)["image_info"]
+    assert theirs.shape == (1, 2) and not theirs.dtype.names
+    assert read_variables(path) == {"image_info": [{}, {}]}

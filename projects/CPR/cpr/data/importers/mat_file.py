@@ -167,9 +167,11 @@ class _Reader:
             bytes(content[start : start + length]).split(b"\0")[0].decode("latin-1")
             for start in range(0, len(content), length)
         ]
+        if not names:
+            return [{} for _ in range(count)]
         values, _ = self._matrices(data, place, count * len(names), depth)
         rows = [values[start : start + len(names)] for start in range(0, len(values), len(names))]
-        return [dict(zip(names, row, strict=True)) for row in rows] if names else []
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
     def _numbers(self, kind: int, content: memoryview) -> np.ndarray:
         dtype = _DTYPES.get(kind)
