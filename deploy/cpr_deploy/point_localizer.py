@@ -116,6 +116,16 @@ class PointLocalizer:
             return self._detect([images], latency)[0]
         return self._detect(list(images), latency)
 
+    def inputs(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """The graph's inputs for one image (height, width, 3) uint8 BGR: name -> array.
+
+        A graph of a fixed batch size gets the image in its first slot, padding in the others.
+        """
+        _check_image(image, 0)
+        size = self.network_size(*image.shape[:2])
+        feed = self._prepare([image], [size], self._padded_size(*size))
+        return {name: array.copy() for name, array in feed.items()}
+
     def network_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of an image after the resize and before padding, network px."""
         shorter, longer = min(height, width), max(height, width)
