@@ -18,10 +18,10 @@ from cpr.export import (
     compare_with_eager,
     export_point_localizer,
 )
-from cpr.export_parity import TOLERANCES, Tolerance
 from cpr.modeling.decoding import DecodeSettings
 from cpr_deploy.files import InputError
 from cpr_deploy.model_spec import ModelSpec
+from cpr_deploy.parity import TOLERANCES, Tolerance
 from cpr_deploy.point_nms import point_nms
 
 pytestmark = pytest.mark.onnx

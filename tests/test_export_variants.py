@@ -15,9 +15,9 @@ import tiny_localizer
 from cpr.export import export_point_localizer
 from cpr.export_int8 import trunk_convs
 from cpr.export_ops import host_nodes
-from cpr.export_parity import TOLERANCES, _match
 from cpr_deploy.files import InputError
 from cpr_deploy.model_spec import ModelSpec
+from cpr_deploy.parity import TOLERANCES, match_points
 from cpr_deploy.point_localizer import PointLocalizer
 
 pytestmark = pytest.mark.onnx
@@ -156,7 +156,7 @@ def test_other_precisions_find_the_same_points(files, precision):
         first, second = (
             (found.points, found.scores, found.labels) for found in (full(image), other(image))
         )
-        points, unmatched, distance, _ = _match(
+        points, unmatched, distance, _ = match_points(
             first, second, borderline=(float(first[1][-1]),), tolerance=tolerance
         )
         total, missing = total + points, missing + unmatched

@@ -14,6 +14,7 @@ from cpr_deploy import sessions
 from cpr_deploy.files import InputError
 from cpr_deploy.model_spec import ModelSpec
 from cpr_deploy.onnx_check import check_onnx
+from cpr_deploy.parity import TOLERANCES, match_points
 from cpr_deploy.point_localizer import PointLocalizer
 from cpr_deploy.sessions import (
     BoundRunner,
@@ -342,8 +343,6 @@ def test_everything_runs_on_the_gpu(fixed_files, precision):
 @pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_gpu_finds_the_points_of_the_cpu(fixed_files, precision, graph):
-    from cpr.export_parity import TOLERANCES, _match
-
     need_cuda()
     cpu = PointLocalizer(fixed_files["fp32"], resize="none")
     gpu = PointLocalizer(
@@ -354,7 +353,7 @@ def test_the_gpu_finds_the_points_of_the_cpu(fixed_files, precision, graph):
         image = tiny_localizer.scene(128, 160, seed)
         lists = [(found.points, found.scores, found.labels) for found in (cpu(image), gpu(image))]
         last = (float(lists[0][1][-1]),) if len(lists[0][1]) else ()
-        points, unmatched, *_ = _match(*lists, borderline=last, tolerance=tolerance)
+        points, unmatched, *_ = match_points(*lists, borderline=last, tolerance=tolerance)
         total, missing = total + points, missing + unmatched
     assert total > 20 and missing <= max(1, tolerance.unmatched * total)
 

@@ -19,19 +19,14 @@ from torch import nn
 from cpr_deploy.files import InputError, atomic_path
 from cpr_deploy.model_spec import ModelSpec
 from cpr_deploy.onnx_check import check_onnx
+from cpr_deploy.parity import TOLERANCES
 from cpr_deploy.point_localizer import PointLocalizer
 
 from .engine import build_cfg, build_network
 from .export_graph import NMS_ITERATIONS, SIZE_MULTIPLE, PointLocalizerGraph
 from .export_int8 import CALIBRATION_IMAGES, quantize
 from .export_ops import DATA_DEPENDENT, host_nodes
-from .export_parity import (
-    TOLERANCES,
-    ParityError,
-    ParityReport,
-    compare_with_eager,
-    largest_activation,
-)
+from .export_parity import ParityError, ParityReport, compare_with_eager, largest_activation
 from .folding import fold_norms
 from .inference import load_model
 
