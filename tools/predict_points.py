@@ -24,7 +24,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--weights", metavar="FILE", help="trained localizer")
     parser.add_argument("--model", metavar="FILE", help="ONNX file of deploy/export_onnx.py")
     parser.add_argument(
-        "--provider", default="CPUExecutionProvider", help="ONNX Runtime's, for --model"
+        "--provider",
+        default="CPUExecutionProvider",
+        help="of --model: cpu, cuda, tensorrt or openvino",
     )
     parser.add_argument("--images", type=Path, help="folder of images")
     parser.add_argument("--annotations", type=Path, help="point JSON that lists the images")
