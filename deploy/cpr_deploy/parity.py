@@ -20,11 +20,12 @@ class Tolerance:
     unmatched: float
 
 
-# By precision. int8 is coarse, and judged by its mAP: what is refused is a broken file.
+# By precision. int8 is coarse and judged by its mAP: what is refused is a broken file. A trained
+# model whose mAP stayed the same had two fifths of its points, most of them weak, beyond it.
 TOLERANCES = {
     "fp32": Tolerance(0.05, 1e-3, 0.005),
     "fp16": Tolerance(0.25, 1e-2, 0.02),
-    "int8": Tolerance(2.0, 0.1, 0.5),
+    "int8": Tolerance(2.0, 0.1, 0.8),
 }
 
 
