@@ -125,4 +125,4 @@ def test_1000_scenes():
     settled = [check(seed, 20 + 7 * (seed % 41), (1, 3)[seed // 4 % 2], 300) for seed in range(900)]
     settled += [check(seed, 2000, 1, 2000) for seed in range(900, 1000)]
     # Others say by their flag that they are not exact, which long queues bring about.
-    assert sum(settled) >= 900
+    assert sum(settled) >= 980
