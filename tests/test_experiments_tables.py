@@ -1,12 +1,15 @@
 import pytest
+import torch
 from detectron2.config import get_cfg
+from detectron2.modeling import build_model
 
 from cpr.config import add_cpr_config
 from cpr.engine import build_cfg
-from cpr.experiments.recipes import find_recipe, settings_keys
+from cpr.experiments.recipes import as_options, find_recipe, settings_keys
 from cpr.experiments.settings import suggest_settings
 from cpr.experiments.tables import PAPER_RADII, TABLES, Standard
 from test_experiments_settings import dataset
+from tiny_models import point_input
 from tool_runner import ROOT
 
 SETTINGS = suggest_settings(dataset())
@@ -81,3 +84,35 @@ def test_radii_keep_the_paper_s_ratios():
     rows = TABLES["4a"].rows(Standard(PAPER_RADII, 16.0))
     assert [row.cprnet["MODEL.CPRNET.RADIUS"] for row in rows] == [5, 8, 10, 15, 20, 25]
     assert rows[1].paper == {"COCO": 55.46} and all(row.level == "p3" for row in rows)
+
+
+@pytest.mark.parametrize("key", ["paper", "two_towers", "realtime", "realtime_64"])
+def test_heads_for_deployment_learn(key):
+    """The network of each row takes a step; the realtime ones hold no norm but BatchNorm."""
+    rows = {row.key: row for row in TABLES["realtime"].rows(STANDARD)}
+    assert all(row.points == "cpr" and not row.cprnet and not row.refine for row in rows.values())
+    recipe = find_recipe("SmallSets", ROOT / "configs")
+    keys = {**settings_keys(SETTINGS, "P2PNet"), **rows[key].localizer_keys}
+    options = [*as_options(keys), "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""]
+    torch.manual_seed(0)
+    model = build_model(build_cfg(recipe.config("P2PNet"), options))
+    losses = model([point_input([[20.0, 12.0]], [0], size=(32, 64), seed=i) for i in range(2)])
+    sum(losses.values()).backward()
+    norms = {type(module).__name__ for module in model.head.modules()}
+    folds = "BatchNorm2d" in norms and "GroupNorm" not in norms
+    assert folds == key.startswith("realtime")
+    for parameter in model.head.parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all()
+
+
+def test_the_paper_s_head_is_that_of_the_paper_s_configurations():
+    rows = {row.key: row for row in TABLES["realtime"].rows(STANDARD)}
+    cfg = build_cfg(ROOT / "configs/SeaPerson/p2pnet_r50_fpn_p2_6e.yaml", ["MODEL.DEVICE", "cpu"])
+    realtime = build_cfg(
+        ROOT / "configs/Realtime/p2pnet_r50_fpn128_p2_6e.yaml", ["MODEL.DEVICE", "cpu"]
+    )
+    for name, value in rows["paper"].localizer_keys.items():
+        assert default_of(cfg, name) == value
+    for name, value in rows["realtime"].localizer_keys.items():
+        # SyncBN is BN over the images of all GPUs.
+        assert default_of(realtime, name) == (f"Sync{value}" if value == "BN" else value)

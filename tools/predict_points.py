@@ -11,7 +11,6 @@ which knows no ids, images are numbered by name from 1 and each entry also has i
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cpr_deploy.files import InputError, check_outputs, run_main, write_json
@@ -25,7 +24,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--weights", metavar="FILE", help="trained localizer")
     parser.add_argument("--model", metavar="FILE", help="ONNX file of deploy/export_onnx.py")
     parser.add_argument(
-        "--provider", default="CPUExecutionProvider", help="ONNX Runtime's, for --model"
+        "--provider",
+        default="CPUExecutionProvider",
+        help="of --model: cpu, cuda, tensorrt or openvino",
     )
     parser.add_argument("--images", type=Path, help="folder of images")
     parser.add_argument("--annotations", type=Path, help="point JSON that lists the images")
@@ -60,6 +61,7 @@ def main() -> None:
 def predict_eager(args: argparse.Namespace) -> list[dict]:
     from cpr.architectures import check_localizer, num_classes
     from cpr.data.image_folder import list_images
+    from cpr.deployed import match_classes
     from cpr.engine import build_cfg
     from cpr.inference import dataset_dicts, load_model, predict
 
@@ -95,46 +97,24 @@ def predict_eager(args: argparse.Namespace) -> list[dict]:
 def predict_onnx(args: argparse.Namespace) -> list[dict]:
     from tqdm import tqdm
 
-    from cpr.data.image_folder import list_images, read_recorded
-    from cpr.data.point_json import check_image_root, image_path, load_points
+    from cpr.data.image_folder import list_images
+    from cpr.data.point_json import load_points
+    from cpr.deployed import category_numbers, check_images, match_classes, predict
     from cpr_deploy.point_localizer import PointLocalizer
 
     localizer = PointLocalizer(args.model, providers=[args.provider])
     if args.annotations:
         dataset, folder = load_points(args.annotations, require=None), args.image_root
-        check_image_root(folder)
+        check_images(dataset, folder)
         records = dataset["images"]
-        for record in records:
-            image_path(folder, record)  # a missing one is told before the work, not in its middle
-        ids = {category["name"]: category["id"] for category in dataset["categories"]}
-        category_ids = match_classes(localizer.class_names, ids, args.annotations)
+        category_ids = match_classes(
+            localizer.class_names, category_numbers(dataset), args.annotations
+        )
     else:
         records, folder = list_images(args.images), args.images
         category_ids = localizer.spec.category_ids or numbered(len(localizer.class_names))
-    detections = []
-    for record in tqdm(records, desc="predicting", unit="image", disable=None):
-        result = localizer(read_recorded(folder, record)[:, :, ::-1])  # RGB to BGR
-        for point, score, label in zip(result.points, result.scores, result.labels, strict=True):
-            detections.append(
-                {
-                    "image_id": record["id"],
-                    "category_id": category_ids[label],
-                    "point": [float(value) for value in point],
-                    "score": float(score),
-                }
-            )
-    return detections
-
-
-def match_classes(names: Sequence[str], ids: Mapping[str, int], source: Path) -> list[int]:
-    """Category id of each of the model's classes; `ids` are those of `source`, by name."""
-    unknown = [name for name in names if name not in ids]
-    if unknown:
-        raise InputError(
-            f"{source}: has no category named {unknown[0]!r}, which the model predicts"
-            f" (it has {', '.join(ids)}). Give annotations with the model's classes."
-        )
-    return [ids[name] for name in names]
+    progress = tqdm(records, desc="predicting", unit="image", disable=None)
+    return predict(localizer, progress, folder, category_ids)
 
 
 def numbered(count: int) -> list[int]:

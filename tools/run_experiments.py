@@ -8,8 +8,8 @@
 NAME is a folder, or a name below $DETECTRON2_DATASETS, with annotations/train.json,
 annotations/val.json and images; or a COCO data set that Detectron2 knows as NAME_train and
 NAME_val. A run that was stopped goes on where it was; tables of one output folder share what they
-have in common. Tables: 1 to 5c are the paper's; choices, pseudo and detectors are described in
-MODEL_ZOO.md.
+have in common. Tables: 1 to 5c are the paper's; choices, pseudo, detectors and realtime are
+described in MODEL_ZOO.md.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from cpr_deploy.files import run_main
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = (
     *("1", "2", "3", "4a", "4b", "4c", "4d", "4e", "5a", "5b", "5c"),
-    *("choices", "pseudo", "detectors"),
+    *("choices", "pseudo", "detectors", "realtime"),
 )
 
 

@@ -58,6 +58,8 @@ class ModelSpec:
     weights_sha256: str = ""
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     coordinates: str = COORDINATES
+    # Of backbone and head: "fp32", "fp16" or "int8"; decoding and coordinates are always float32.
+    precision: str = "fp32"
     # Above 0 it is the recommended resize: network px per original px; `min_size` does not count.
     resize_factor: float = 0.0
 

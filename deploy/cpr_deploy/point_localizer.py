@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +18,7 @@ from cpr_deploy.files import InputError
 from cpr_deploy.latency import LatencyRecorder
 from cpr_deploy.model_spec import ModelSpec
 from cpr_deploy.onnx_check import MAX_MODEL_BYTES, check_onnx
-
-logger = logging.getLogger(__name__)
+from cpr_deploy.sessions import Provider, SessionSettings, create_session, make_runner
 
 INPUTS = {"images": "tensor(uint8)", "scale": "tensor(float)"}
 OUTPUTS = {
@@ -62,9 +60,11 @@ class PointLocalizer:
 
     Args:
         model: path or bytes of the file. It is checked before it is loaded, and loaded from memory.
-        providers: ONNX Runtime execution providers, best first, names or (name, options). Each one
-            must really be used: a silent fall-back to another one is an error.
+        providers: ONNX Runtime execution providers, best first: cpu, cuda, tensorrt, openvino or
+            full names, or (name, options). Each one must really be used: a silent fall-back to
+            another one is an error.
         threads: threads within an operator; None leaves the choice to ONNX Runtime.
+        device_id, cuda_graph, cache_dir: see `sessions.SessionSettings`.
         score_thresh: drops points with a score at or below it; not less than the exported one.
         resize: "test" (the model's recommendation: shorter side, then longer side), "none", a
             factor, or (shorter side, longest longer side) in px.
@@ -79,8 +79,11 @@ class PointLocalizer:
         self,
         model: str | os.PathLike | bytes,
         *,
-        providers: Sequence[str | tuple[str, dict]] = ("CPUExecutionProvider",),
+        providers: Sequence[Provider] = ("CPUExecutionProvider",),
         threads: int | None = None,
+        device_id: int = 0,
+        cuda_graph: bool = False,
+        cache_dir: str | os.PathLike | None = None,
         score_thresh: float | None = None,
         resize: Resize = "test",
     ):
@@ -95,9 +98,17 @@ class PointLocalizer:
             )
         self.score_thresh = self.spec.score_thresh if score_thresh is None else score_thresh
         self.resize = _checked_resize(resize)
-        self._session = _create_session(data, self.name, providers, threads)
-        self.providers = tuple(self._session.get_providers())
-        _check_signature(self._session, self.name)
+        settings = SessionSettings(
+            providers=tuple(providers),
+            threads=threads,
+            device_id=device_id,
+            cuda_graph=cuda_graph,
+            cache_dir=None if cache_dir is None else Path(cache_dir),
+        )
+        session = create_session(data, self.name, self.spec, settings)
+        self.providers = tuple(session.get_providers())
+        _check_signature(session, self.name)
+        self._runner = make_runner(session, settings)
         # (batch, height, width) -> the buffer and the frame size each of its slots is filled for.
         self._buffers: dict[tuple[int, int, int], tuple[np.ndarray, list]] = {}
 
@@ -110,11 +121,21 @@ class PointLocalizer:
         """Points of one image (height, width, 3) uint8 BGR, or of each of a list of them.
 
         An image's result does not depend on the others: only images of equal network size share a
-        batch. `latency` gets the stages preprocess, infer and postprocess.
+        batch. `latency` gets the stages preprocess, upload (to a GPU only), infer and postprocess.
         """
         if isinstance(images, np.ndarray) and images.ndim == 3:
             return self._detect([images], latency)[0]
         return self._detect(list(images), latency)
+
+    def inputs(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """The graph's inputs for one image (height, width, 3) uint8 BGR: name -> array.
+
+        A graph of a fixed batch size gets the image in its first slot, padding in the others.
+        """
+        _check_image(image, 0)
+        size = self.network_size(*image.shape[:2])
+        feed = self._prepare([image], [size], self._padded_size(*size))
+        return {name: array.copy() for name, array in feed.items()}
 
     def network_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of an image after the resize and before padding, network px."""
@@ -159,8 +180,10 @@ class PointLocalizer:
                     feed = self._prepare(
                         [images[i] for i in chunk], [sizes[i] for i in chunk], padded
                     )
+                with _stage(latency if self._runner.copies else None, "upload"):
+                    self._runner.upload(feed)
                 with _stage(latency, "infer"):
-                    outputs = self._session.run(list(OUTPUTS), feed)
+                    outputs = self._runner.run()
                 with _stage(latency, "postprocess"):
                     for row, index in enumerate(chunk):
                         results[index] = self._collect(
@@ -182,6 +205,7 @@ class PointLocalizer:
                 self._buffers.clear()
             buffer = np.empty((batch, *padded, 3), np.uint8)
             buffer[:] = self.spec.pad_bgr
+            self._runner.pin(buffer)
             self._buffers[key] = (buffer, [None] * batch)
         buffer, filled = self._buffers[key]
         scale = np.ones((batch, 2), np.float32)
@@ -234,45 +258,6 @@ def _checked_resize(resize: Resize) -> Resize:
         f"resize {resize!r}: 'test', 'none', a factor above 0 and up to 16, or (shorter side,"
         " longest longer side) is needed."
     )
-
-
-def _create_session(
-    data: bytes,
-    name: str,
-    providers: Sequence[str | tuple[str, dict]],
-    threads: int | None,
-):
-    import onnxruntime
-
-    requested = [item if isinstance(item, str) else item[0] for item in providers]
-    available = onnxruntime.get_available_providers()
-    for provider in requested:
-        if provider not in available:
-            raise InputError(
-                f"execution provider {provider} is not in this ONNX Runtime, which has"
-                f" {', '.join(available)}. Install the runtime that has it (onnxruntime-gpu for"
-                " CUDAExecutionProvider, and not onnxruntime beside it), or choose another."
-            )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    try:
-        session = onnxruntime.InferenceSession(data, options, providers=list(providers))
-    except Exception as error:  # ONNX Runtime's exceptions share no public base class
-        raise InputError(
-            f"{name}: ONNX Runtime cannot load it ({str(error).strip().splitlines()[0]})."
-            " Export it again with deploy/export_onnx.py."
-        ) from error
-    unused = [provider for provider in requested if provider not in session.get_providers()]
-    if unused:
-        raise InputError(
-            f"execution provider {unused[0]} was asked for but ONNX Runtime fell back to"
-            f" {', '.join(session.get_providers())}. Check that its CUDA and cuDNN versions match"
-            " those of the driver and of the onnxruntime-gpu package, or choose another provider."
-        )
-    logger.info("%s runs on %s", name, ", ".join(session.get_providers()))
-    return session
 
 
 def _check_signature(session, name: str) -> None:

@@ -19,10 +19,15 @@ from torch import nn
 from cpr_deploy.files import InputError, atomic_path
 from cpr_deploy.model_spec import ModelSpec
 from cpr_deploy.onnx_check import check_onnx
+from cpr_deploy.parity import TOLERANCES
+from cpr_deploy.point_localizer import PointLocalizer
 
 from .engine import build_cfg, build_network
 from .export_graph import NMS_ITERATIONS, SIZE_MULTIPLE, PointLocalizerGraph
-from .export_parity import ParityError, ParityReport, compare_with_eager
+from .export_int8 import CALIBRATION_IMAGES, quantize
+from .export_ops import DATA_DEPENDENT, host_nodes
+from .export_parity import ParityError, ParityReport, compare_with_eager, largest_activation
+from .folding import fold_norms
 from .inference import load_model
 
 __all__ = [
@@ -37,10 +42,15 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 EXPORTERS = ("dynamo", "legacy")
-DEFAULT_OPSET = 20
+# ONNX Runtime's CUDA kernels know no newer schema of ReduceMax; see `export_ops`.
+DEFAULT_OPSET = 18
 OPSETS = range(18, 21)
 # Operators whose output size or control flow depends on data.
-FORBIDDEN_OPS = frozenset({"NonZero", "NonMaxSuppression", "If", "Loop", "Scan", "Compress"})
+FORBIDDEN_OPS = frozenset(DATA_DEPENDENT)
+# fp16: backbone and head in half precision. int8: their convs quantised. Decoding, coordinates,
+# inputs and outputs are the same in all.
+PRECISIONS = ("fp32", "fp16", "int8")
+LARGEST_HALF = 65504.0
 
 
 def export_point_localizer(
@@ -54,6 +64,8 @@ def export_point_localizer(
     batch: int | None = None,
     exporter: str = "dynamo",
     opset: int = DEFAULT_OPSET,
+    precision: str = "fp32",
+    calibration_images: Sequence[np.ndarray] = (),
     max_candidates: int | None = None,
     nms_iterations: int = NMS_ITERATIONS,
     weights_sha256: str = "",
@@ -67,6 +79,9 @@ def export_point_localizer(
         static_size: (height, width) of the only input size, multiples of 32; None leaves it free.
         batch: the only batch size; None leaves it free.
         exporter: "dynamo", or "legacy" (TorchScript) where dynamo fails.
+        precision: one of PRECISIONS.
+        calibration_images: (H, W, 3) uint8 BGR images like those that the model will see, resized
+            as it recommends; needed for, and used by, "int8" only. The first CALIBRATION_IMAGES.
         max_candidates: (location, class) pairs that enter NMS; default PRE_NMS_TOPK,
             with several classes twice that if it is at most 2,000.
         nms_iterations: rounds of the unrolled NMS; more for denser crowds (flag bit 0).
@@ -81,6 +96,13 @@ def export_point_localizer(
         raise InputError(f"exporter {exporter!r}: one of {', '.join(EXPORTERS)} is needed.")
     if opset not in OPSETS:
         raise InputError(f"opset {opset}: {OPSETS[0]} to {OPSETS[-1]} are supported.")
+    if precision not in PRECISIONS:
+        raise InputError(f"precision {precision!r}: one of {', '.join(PRECISIONS)} is needed.")
+    if precision == "int8" and not len(calibration_images):
+        raise InputError(
+            "precision int8: images for calibration are needed, some dozens like those that the"
+            " model will see. Give their folder with --calibration."
+        )
     if static_size is not None and (
         min(static_size) < SIZE_MULTIPLE or any(side % SIZE_MULTIPLE for side in static_size)
     ):
@@ -94,37 +116,67 @@ def export_point_localizer(
             " name per class, in the order of the category ids of the training annotations."
         )
     model = copy.deepcopy(model).to("cpu").float().eval()
-    graph = PointLocalizerGraph(
-        model,
-        input_format=cfg.INPUT.FORMAT,
-        max_candidates=max_candidates,
-        nms_iterations=nms_iterations,
-    ).eval()
+    options = {
+        "input_format": cfg.INPUT.FORMAT,
+        "max_candidates": max_candidates,
+        "nms_iterations": nms_iterations,
+    }
+    graph = PointLocalizerGraph(model, **options).eval()
+    deployed = PointLocalizerGraph(fold_norms(copy.deepcopy(model)), **options).eval()
+    if precision == "fp16":
+        _check_half_range(graph, parity_images)
+        deployed.half_()
     with torch.no_grad(), warnings.catch_warnings():
         # Of the exporters about themselves; what they make is compared with the model below.
         warnings.simplefilter("ignore")
-        proto = _trace(graph, static_size, batch, exporter, opset)
+        proto = _trace(deployed, static_size, batch, exporter, opset)
     spec = dataclasses.replace(
         _spec(graph, cfg, class_names, static_size, batch),
         category_ids=tuple(category_ids),
         exporter=exporter,
         opset=opset,
         weights_sha256=weights_sha256,
+        precision=precision,
     )
-    for key, value in spec.to_metadata().items():
-        proto.metadata_props.add(key=key, value=value)
-    data = proto.SerializeToString()
+    if precision == "int8":
+        localizer = PointLocalizer(_file_bytes(proto, spec))
+        feeds = [localizer.inputs(image) for image in calibration_images[:CALIBRATION_IMAGES]]
+        proto = quantize(proto, feeds)
+    data = _file_bytes(proto, spec)
     summary = check_onnx(data, str(output))
     forbidden = sorted({op for _, op in summary.op_types} & FORBIDDEN_OPS)
     if forbidden:
         raise RuntimeError(f"the exported graph holds {forbidden}, which accelerators cannot run")
-    report = compare_with_eager(graph, data, images=parity_images)
+    if static_size is not None and batch is not None:
+        for line in host_nodes(proto):
+            logger.warning("%s: not all of it can run on a GPU: %s", output, line)
+    # What an int8 file does beyond the range of its calibration says nothing.
+    images = parity_images if len(parity_images) else calibration_images
+    report = compare_with_eager(graph, data, images=images, tolerance=TOLERANCES[precision])
     logger.info("%s", report)
     if not report.passed:
         raise ParityError(report)
     with atomic_path(output) as temporary:
         temporary.write_bytes(data)
     return report
+
+
+def _file_bytes(proto, spec: ModelSpec) -> bytes:
+    del proto.metadata_props[:]
+    for key, value in spec.to_metadata().items():
+        proto.metadata_props.add(key=key, value=value)
+    return proto.SerializeToString()
+
+
+def _check_half_range(graph: PointLocalizerGraph, images: Sequence[np.ndarray]) -> None:
+    """InputError if activations of the network leave the range of half precision."""
+    largest = largest_activation(graph, images)
+    # Other images may go higher than those tried.
+    if not largest < LARGEST_HALF / 4:
+        raise InputError(
+            f"precision fp16: activations of this model reach {largest:.0f}, too near to the"
+            f" largest number of half precision, {LARGEST_HALF:.0f}. Export it as fp32."
+        )
 
 
 def load_localizer(

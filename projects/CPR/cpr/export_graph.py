@@ -61,6 +61,7 @@ class PointLocalizerGraph(nn.Module):
         self.max_candidates = min(most, max_candidates or room)
         self.max_dets = min(model.decode.max_dets, self.max_candidates)
         self.nms_iterations = nms_iterations
+        self.trunk_dtype = torch.float32
 
     def forward(self, images: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, ...]:
         height, width = images.shape[1], images.shape[2]
@@ -92,14 +93,21 @@ class PointLocalizerGraph(nn.Module):
         )
         return points, best, labels, valid, flags
 
+    def half_(self) -> PointLocalizerGraph:
+        """Backbone and head compute in float16 from here on; decoding and coordinates do not."""
+        self.model.backbone.half()
+        self.model.head.half()
+        self.trunk_dtype = torch.float16
+        return self
+
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, 3) uint8 BGR -> (B, 3, H, W) float32 as the network takes it."""
+        """(B, H, W, 3) uint8 BGR -> (B, 3, H, W) as the network takes it, of its type."""
         x = images.permute(0, 3, 1, 2)
         if self.flip_channels:
             x = torch.cat([x[:, 2:3], x[:, 1:2], x[:, 0:1]], dim=1)
         mean = self.model.pixel_mean.reshape(1, 3, 1, 1)
         std = self.model.pixel_std.reshape(1, 3, 1, 1)
-        return (x.float() - mean) / std
+        return ((x.float() - mean) / std).to(self.trunk_dtype)
 
     def _best_locations(
         self, scores: torch.Tensor, height: int, width: int

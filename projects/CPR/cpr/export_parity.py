@@ -12,15 +12,11 @@ from torch import nn
 
 from cpr_deploy.model_spec import ModelSpec
 from cpr_deploy.onnx_check import check_onnx
+from cpr_deploy.parity import TOLERANCES, Tolerance, match_points
 
 from .export_graph import PointLocalizerGraph
 from .modeling.class_scores import class_scores
 
-# A point of eager and ONNX is the same one if class, place and score agree to this.
-POINT_TOLERANCE_PX = 0.05
-SCORE_TOLERANCE = 1e-3
-# Points with equal scores may suppress each other in either order: this share may differ.
-UNMATCHED_SHARE = 0.005
 # The comparison goes down to as many candidates of an image, or to fewer where NMS does not settle.
 COMPARED_CANDIDATES = (300, 100, 30)
 
@@ -35,10 +31,11 @@ class ParityReport:
     images_not_settled: int
     max_point_difference_px: float
     max_score_difference: float
+    tolerance: Tolerance = TOLERANCES["fp32"]
 
     @property
     def passed(self) -> bool:
-        return self.points > 0 and self.unmatched <= int(UNMATCHED_SHARE * self.points)
+        return self.points > 0 and self.unmatched <= int(self.tolerance.unmatched * self.points)
 
     def __str__(self) -> str:
         return (
@@ -46,8 +43,8 @@ class ParityReport:
             f" ({', '.join(self.cases)}), {self.unmatched} unmatched,"
             f" {self.images_not_settled} images left out because NMS did not settle; largest"
             f" difference {self.max_point_difference_px:.2e} px and"
-            f" {self.max_score_difference:.2e} in score (tolerances {POINT_TOLERANCE_PX} px,"
-            f" {SCORE_TOLERANCE}, {UNMATCHED_SHARE:.1%} unmatched):"
+            f" {self.max_score_difference:.2e} in score (tolerances {self.tolerance.point_px} px,"
+            f" {self.tolerance.score}, {self.tolerance.unmatched:.1%} unmatched):"
             f" {'passed' if self.passed else 'FAILED'}"
         )
 
@@ -66,6 +63,7 @@ def compare_with_eager(
     *,
     images: Sequence[np.ndarray] = (),
     seed: int = 0,
+    tolerance: Tolerance = TOLERANCES["fp32"],
 ) -> ParityReport:
     """Runs the eager model of `graph` and its ONNX file `data` on the same inputs.
 
@@ -97,14 +95,38 @@ def compare_with_eager(
                 continue
             points, scores, labels = (output[row] for output in outputs[:3])
             above = scores > thresh
-            points_here, unmatched, *differences_here = _match(
+            points_here, unmatched, *differences_here = match_points(
                 eager[row],
                 (points[above], scores[above], labels[above]),
                 borderline=(thresh, float(scores[-1])),
+                tolerance=tolerance,
             )
             totals[:2] += points_here, unmatched
             differences = np.maximum(differences, differences_here)
-    return ParityReport(tuple(cases), *totals.tolist(), *differences.tolist())
+    return ParityReport(tuple(cases), *totals.tolist(), *differences.tolist(), tolerance)
+
+
+@torch.no_grad()
+def largest_activation(graph: PointLocalizerGraph, images: Sequence[np.ndarray] = ()) -> float:
+    """The largest absolute output of any layer of the network on a few inputs; NaN if one is."""
+    largest = torch.zeros(())
+
+    def note(_module: nn.Module, _inputs: tuple, output: object) -> None:
+        nonlocal largest
+        if isinstance(output, torch.Tensor):
+            largest = torch.maximum(largest, output.abs().max())
+
+    model = graph.model
+    hooks = [module.register_forward_hook(note) for module in model.modules()]
+    rng = np.random.default_rng(0)
+    try:
+        for _ in range(max(1, min(4, len(images)))):
+            image = _parity_image(images, 256, 320, rng)
+            model.predict_maps(graph.normalize(torch.from_numpy(image[None])))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return float(largest)
 
 
 def _parity_cases(spec: ModelSpec) -> Iterator[tuple[int, int, int, float]]:
@@ -190,37 +212,3 @@ def _run_eager(
         (found.pred_points.numpy(), found.scores.numpy(), found.pred_classes.numpy())
         for found in outputs
     ]
-
-
-def _match(
-    first: tuple[np.ndarray, np.ndarray, np.ndarray],
-    second: tuple[np.ndarray, np.ndarray, np.ndarray],
-    *,
-    borderline: tuple[float, ...],
-) -> tuple[int, int, float, float]:
-    """Matches two sets of (points, scores, labels) one to one.
-
-    Returns the number of points in the larger set, how many found no partner (points at the score
-    of a cut, `borderline`, are excused), and the largest differences of place and score.
-    """
-    points, scores, labels = second
-    free = np.ones(len(scores), dtype=bool)
-    unmatched = 0
-    point_difference = score_difference = 0.0
-
-    def excused(score: float) -> bool:
-        return any(abs(score - cut) <= SCORE_TOLERANCE * max(cut, 1e-3) for cut in borderline)
-
-    for point, score, label in zip(*first, strict=True):
-        distance = np.abs(points - point).max(axis=1, initial=0)
-        same = free & (labels == label) & (distance <= POINT_TOLERANCE_PX)
-        same &= np.abs(scores - score) <= SCORE_TOLERANCE
-        if not same.any():
-            unmatched += not excused(score)
-            continue
-        partner = int(np.flatnonzero(same)[np.argmin(distance[same])])
-        free[partner] = False
-        point_difference = max(point_difference, float(distance[partner]))
-        score_difference = max(score_difference, float(abs(scores[partner] - score)))
-    unmatched += sum(not excused(score) for score in scores[free])
-    return max(len(first[1]), len(scores)), unmatched, point_difference, score_difference

@@ -288,6 +288,28 @@ def _detectors(standard: Standard) -> list[Row]:
     ]
 
 
+def _realtime(standard: Standard) -> list[Row]:
+    """The paper's head against the slim ones for deployment, all on the same refined points."""
+
+    def head(width: int, convs: int, norm: str, shared: bool) -> dict[str, object]:
+        return {
+            "MODEL.FPN.OUT_CHANNELS": width,
+            "MODEL.FPN.NORM": norm,
+            "MODEL.P2PNET.CONV_DIM": width,
+            "MODEL.P2PNET.NUM_CONVS": convs,
+            "MODEL.P2PNET.NORM": norm,
+            "MODEL.P2PNET.SHARED_TOWER": shared,
+        }
+
+    heads = {
+        "paper": ("paper's head: two towers of 4 x 256, GN", head(256, 4, "GN", False)),
+        "two_towers": ("two towers of 2 x 128, GN", head(128, 2, "GN", False)),
+        "realtime": ("realtime head: one tower of 2 x 128, BN", head(128, 2, "BN", True)),
+        "realtime_64": ("realtime head: one tower of 2 x 64, BN", head(64, 2, "BN", True)),
+    }
+    return [_cpr_row(key, label, localizer_keys=keys) for key, (label, keys) in heads.items()]
+
+
 TABLES: dict[str, Table] = {
     "1": Table("Table 1: the systems compared", _table_1),
     "2": Table("Table 2: loss terms of CPRNet", _table_2),
@@ -309,4 +331,5 @@ TABLES: dict[str, Table] = {
     "choices": Table("Choices in which paper and official code differ", _choices),
     "pseudo": Table("Size of the pseudo boxes", _pseudo_boxes),
     "detectors": Table("Box detectors on true boxes", _detectors, box_ap=True),
+    "realtime": Table("Heads for deployment beside the paper's", _realtime),
 }
