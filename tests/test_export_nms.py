@@ -110,7 +110,7 @@ def check(seed, count, classes, candidates):
 @pytest.mark.parametrize("classes", [1, 3])
 def test_some_scenes(classes):
     settled = [check(seed, 200, classes, 300) for seed in range(16)]
-    assert sum(settled) >= 12
+    assert all(settled)
 
 
 def test_a_crowd_of_2000():
@@ -124,5 +124,4 @@ def test_1000_scenes():
     # 900 of 20 to 300 points with one or three classes, 100 crowds of 2,000.
     settled = [check(seed, 20 + 7 * (seed % 41), (1, 3)[seed // 4 % 2], 300) for seed in range(900)]
     settled += [check(seed, 2000, 1, 2000) for seed in range(900, 1000)]
-    # Others say by their flag that they are not exact, which long queues bring about.
-    assert sum(settled) >= 980
+    assert all(settled)
