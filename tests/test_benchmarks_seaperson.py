@@ -249,6 +249,14 @@ def test_published_clicks_on_full_images(source, tmp_path):
     assert points == [[28.0, 28.0]] * 3 and "core" in coarse["images"][0]
 
 
+def test_clicks_of_other_images_are_refused(source, tmp_path):
+    """For example our own file of tiles that were cut to files of their own."""
+    prepare(source, tmp_path / "cut", Options(tile=100, overlap=20, workers=1, cut=True))
+    coarse = tmp_path / "cut" / "annotations" / "train_coarse.json"
+    with pytest.raises(InputError, match=r"train_coarse.json: .*no such image.*on images of --so"):
+        prepare(source, tmp_path / "out", OPTIONS, coarse=coarse)
+
+
 def test_tiny_person(tmp_path):
     """Two splits in folders of their own; val is the test part."""
     source = tmp_path / "tiny_set"

@@ -227,6 +227,26 @@ def test_fix_writes_a_copy_and_a_log(folder, capsys):
     assert code == 0 and "0 errors, 0 warnings" in text
 
 
+def test_fix_keeps_clicks_that_only_a_wrong_size_puts_outside(folder, capsys):
+    content = dataset({"point": [55, 5]}, {"point": [5, 45]}, {"point": [5, 5]}, BOAT)
+    content["images"][0] |= {"width": 50, "height": 60}  # it is 60 x 50
+    content["annotations"][3]["image_id"] = 2
+    output = folder / "clean.json"
+    arguments = ("--image-root", folder / "images", "--fix", output)
+    code, text, _ = check(folder, capsys, content, *arguments)
+    assert code == 1 and json.loads(output.read_text()) == content
+    assert "left as it is: out-of-image: 1 objects of image id 1, whose file has another" in text
+
+
+def test_outputs_that_are_one_file_are_refused(folder, capsys):
+    output = folder / "clean.json"
+    for name in (output, folder / "clean.json.log.json"):
+        (folder / "gt.json").write_text(json.dumps(dataset(BOAT)))
+        words = ["check", "--annotations", folder / "gt.json", "--fix", output, "--report", name]
+        assert run_tool("prepare_points", *words) == 2
+        assert not output.exists() and not name.exists()
+
+
 def test_fix_never_writes_in_place(folder, capsys):
     for name in ("gt.json", "report.json"):
         code, text, _ = check(folder, capsys, dataset(BOAT), "--fix", folder / name)

@@ -110,6 +110,15 @@ def test_label_studio(exported):
     assert region["meta"] == {"text": ["ignore"]}
 
 
+def test_images_that_nobody_has_looked_at_yet(tmp_path):
+    """Label Studio counts a task with an annotation, be it without regions, as done."""
+    images = {**dataset(), "annotations": []}
+    write_files(tmp_path, {"images.json": images})
+    export_points(tmp_path / "images.json", tmp_path / "tasks.json", file_format="label-studio")
+    tasks = json.loads((tmp_path / "tasks.json").read_text())
+    assert [task["annotations"] for task in tasks] == [[]] * len(images["images"])
+
+
 def test_the_labelling_interface_names_what_the_tasks_use():
     view = ElementTree.fromstring(labelling_interface([SEAL, "bird"]))
     assert {child.attrib["name"]: child.tag for child in view} == {

@@ -167,6 +167,22 @@ def test_an_image_without_a_size_tells_nothing_about_its_points():
     assert not changes and "out-of-image: the size of image id 1 is not known" in left[0]
 
 
+def test_clicks_are_not_lost_to_a_wrong_size():
+    """A file of another size than the JSON says: who knows which clicks are outside of it."""
+    content = dataset(GOOD, GOOD | {"point": [20, 20]}, {"point": [70, 5]})
+    assert [a["id"] for a in fixed(content)[0]] == [1, 2]
+    annotations, changes, left = fixed(content, other_size={"1.png"})
+    assert [a["id"] for a in annotations] == [1, 2, 3] and not changes
+    assert left == ["out-of-image: 1 objects of image id 1, whose file has another size."]
+    content["annotations"][2] = {
+        **content["annotations"][2],
+        "point": [5, 5],
+        "bbox": [70, 0, 5, 5],
+    }
+    _, changes, left = fixed(content, other_size={"1.png"})
+    assert not changes and left[0].startswith("box-outside: 1 objects of image id 1")
+
+
 def test_what_is_no_data_set():
     with pytest.raises(InputError, match="has no list 'categories'"):
         fix_dataset({"images": [], "annotations": []})

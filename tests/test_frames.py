@@ -253,6 +253,37 @@ def test_added_videos_leave_ids_as_they_are(tmp_path):
     assert (after[0]["id"], after[0]["sequence"]) == (3, "a")
 
 
+def test_an_added_video_may_be_called_as_an_earlier_one(tmp_path):
+    """Cameras number their files anew on each card."""
+    first = write_clip(tmp_path / "one" / "DJI_0001.mp4", [1, 2])
+    before = extract([first], tmp_path / "out").dataset["images"]
+    second = write_clip(tmp_path / "two" / "DJI_0001.mp4", [3])
+    for paths in ([first, second], [second, first]):
+        images = extract(paths, tmp_path / "out").dataset["images"]
+        assert [image for image in images if image["sequence"] == "DJI_0001"] == before
+        (added,) = (image for image in images if image not in before)
+        assert (added["id"], added["sequence"]) == (3, "two_DJI_0001")
+    moved = first.rename(tmp_path / "one" / "b.mp4")
+    third = write_clip(tmp_path / "three" / "DJI_0001.mp4", [4])
+    second.rename(tmp_path / "two" / "c.mp4")
+    with pytest.raises(InputError, match="three.*: gets the name 'DJI_0001', as .*b.mp4 has"):
+        extract([moved, tmp_path / "two" / "c.mp4", third], tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["../../keep.txt", "/keep.txt", 7, None])
+def test_a_damaged_record_removes_nothing(tmp_path, name):
+    path = write_clip(tmp_path / "a.mp4", [1, 2])
+    extract([path], tmp_path / "out")
+    (tmp_path / "keep.txt").write_text("mine")
+    state = tmp_path / "out" / "videos" / "a.json"
+    content = json.loads(state.read_text())
+    content["dropped"] = [{**content["frames"][0], "file_name": name}]
+    state.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"a.json: is damaged. Remove it"):
+        extract([path], tmp_path / "out")
+    assert (tmp_path / "keep.txt").exists()
+
+
 def test_an_image_that_is_gone_is_made_again(tmp_path, caplog):
     path = write_clip(tmp_path / "a.mp4", [1, 2])
     extract([path], tmp_path / "out")

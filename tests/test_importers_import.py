@@ -23,7 +23,16 @@ from cpr.data.importers.records import (
     whole_number_in,
 )
 from cpr_deploy.files import InputError
-from foreign_files import coco, cvat, labelme, read, rows, write_files, write_images
+from foreign_files import (
+    coco,
+    cvat,
+    label_studio,
+    labelme,
+    read,
+    rows,
+    write_files,
+    write_images,
+)
 from test_importers_fuzz import GOOD
 from tool_runner import ROOT, run_tool
 
@@ -89,6 +98,54 @@ def test_ids_of_another_tool_do_not_count_beside_the_original(folder):
     write_files(folder, {"original.json": original(), "c.xml": cvat(shape)})
     dataset = read(folder / "c.xml", "cvat", original=folder / "original.json").dataset
     assert [image["id"] for image in dataset["images"]] == [30, 10]
+
+
+def test_images_that_are_not_annotated_yet(folder, caplog):
+    """Half of the tasks are done: without a word the others would be background."""
+    tasks = label_studio({"x": 25, "y": 10, "width": 0.5, "keypointlabels": ["seal"]})
+    tasks.append({"id": 6, "data": {"image": "dot.png"}, "annotations": []})
+    write_files(folder, {"t.json": tasks, "c.xml": cvat('<points label="seal" points="1,1"/>')})
+    unfinished = "1 images have no finished annotation, the first one 'dot.png'"
+    for name, file_format, said in (
+        (
+            "t.json",
+            "label-studio",
+            ["1 images are not in it, the first one 'sub/b.png'", unfinished],
+        ),
+        ("c.xml", "cvat", ["2 images are not in it, the first one 'dot.png'"]),
+    ):
+        caplog.clear()
+        whole = read(folder / name, file_format, folder / "images").dataset
+        assert len(whole["images"]) == 3
+        assert [text for text in said if text in caplog.text] == said
+        assert caplog.text.count("--annotated-only") == len(said)
+        caplog.clear()
+        part = read(folder / name, file_format, folder / "images", annotated_only=True).dataset
+        assert [image["file_name"] for image in part["images"]] == ["a.png"]
+        assert rows(part) == rows(whole) and not caplog.text
+    # Of the original, too; a table has no line for an image without objects, so nothing is said.
+    lines = "a.png,2,3,seal,5\n"
+    assert len(reviewed(folder, lines).dataset["images"]) == 2 and not caplog.text
+    part = reviewed(folder, lines, annotated_only=True).dataset
+    assert [image["file_name"] for image in part["images"]] == ["a.png"]
+
+
+@pytest.mark.parametrize("name", ["b.png", "sub/b.png"])
+def test_tools_that_lose_the_folders_of_images(folder, name):
+    """Uploaded by a web browser, an image is called by its last part only."""
+    shapes = '<points label="seal" points="1,1"/>'
+    upload = f"/data/upload/3/0a1b2c3d-{name.rpartition('/')[2]}"
+    value = {"x": 5, "y": 10, "width": 0.5, "keypointlabels": ["seal"]}
+    tasks = label_studio(value, image=upload, size=(20, 10))
+    write_files(folder, {"c.xml": cvat(shapes, name=name, size=(20, 10)), "t.json": tasks})
+    for file, file_format in (("c.xml", "cvat"), ("t.json", "label-studio")):
+        dataset = read(folder / file, file_format, folder / "images").dataset
+        assert rows(dataset) == [("sub/b.png", "seal", [1.0, 1.0], None)]
+    # Two images that are called so: neither is meant.
+    write_images(folder, {"other/b.png": (20, 10)})
+    if name == "b.png":
+        with pytest.raises(InputError, match="image 'b.png' is not in the image folder"):
+            read(folder / "c.xml", "cvat", folder / "images")
 
 
 def test_a_flag_that_was_taken_off_is_gone(folder):

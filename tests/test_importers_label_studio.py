@@ -107,7 +107,7 @@ def test_of_several_annotations_one_counts(folder, caplog):
     skipped["data"]["image"] = "dot.png"
     with caplog.at_level(logging.WARNING):
         dataset = imported(folder, [*label_studio(POINT), skipped]).dataset
-    assert rows(dataset) == [CLICK] and "1 tasks have no finished annotation" in caplog.text
+    assert rows(dataset) == [CLICK] and "1 images have no finished annotation" in caplog.text
 
 
 def test_our_own_notes(folder):

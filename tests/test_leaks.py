@@ -1,5 +1,7 @@
 """Images that two parts of a data set have in common."""
 
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -47,6 +49,16 @@ def test_sequences():
     (problem,) = find_leaks(first, second, threshold=0)
     assert problem.record == "sequence 'dive 1'" and problem.is_error
     assert "2 of its images are in this part, 1 in the other" in problem.text
+
+
+def test_many_sequences_of_both_parts():
+    """Each is told once, in a time that does not grow with their square."""
+    images = part(*(f"{n}.png" for n in range(20_000)))
+    for number, image in enumerate(images["images"]):
+        image["sequence"] = number // 2
+    start = time.monotonic()
+    assert len(leaks(images, images)) == 10_000
+    assert time.monotonic() - start < 10  # it takes a tenth of a second
 
 
 def test_equal_files_and_looks():

@@ -159,6 +159,19 @@ def test_require(tmp_path):
         list(find_problems(dataset, require="points"))
 
 
+def test_flat_boxes_are_left_out_and_the_first_is_named(tmp_path, caplog):
+    dataset = make_dataset()
+    dataset["annotations"][1]["bbox"] = [3, 3, 0, 5]
+    path = write(tmp_path, dataset)
+    with pytest.raises(InputError, match="annotation id 12 .annotation 1 from 0.*not positive"):
+        load_points(path)
+    with caplog.at_level(logging.WARNING):
+        kept = load_points(path, drop_flat=True)["annotations"]
+    assert [annotation["id"] for annotation in kept] == [11, 13]
+    assert "left out 1 objects" in caplog.text
+    assert "the first one annotation id 12 (annotation 1 from 0)" in caplog.text
+
+
 def test_class_without_objects_is_a_warning(tmp_path, caplog):
     dataset = make_dataset()
     dataset["categories"].append({"id": 9, "name": "plane"})

@@ -227,6 +227,13 @@ def test_command(tmp_path, capsys):
     assert "1 accepted, 1 rejected (back to their click), 0 flagged, 2 undecided" in printed
     expected, _ = apply_decisions(make_dataset(), Decisions(KEY, {1: "accept", 2: "reject"}))
     assert json.loads(output.read_text()) == expected
+    # Without a box nothing says which place is to be ignored.
+    for number, said in ((1, True), (2, False)):
+        (tmp_path / "one.csv").write_text(f"{HEAD}1,{KEY},{number},reject\n")
+        words = ["--annotations", annotations, "--decisions", tmp_path / "one.csv"]
+        words += ["--output", output, "--rejected", "ignore"]
+        assert run_tool("prepare_points", "apply-review", *words) == 0
+        assert ("1 of the ignored ones have no box" in capsys.readouterr().out) is said
     before = annotations.read_text()
     assert run_tool("prepare_points", "apply-review", *arguments, "--output", annotations) == 2
     assert "would be overwritten" in capsys.readouterr().err

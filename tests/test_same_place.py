@@ -1,5 +1,7 @@
 """Objects that may be one, against brute force, and crowds, which are none."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -83,6 +85,17 @@ def test_ten_thousand_objects_at_one_place_take_a_moment():
     assert (repeats(groups, points, boxes, 0.5) == 0).all()
     pairs, _ = double_clicks(groups, groups, points, boxes, 1.0)
     assert len(np.unique(pairs)) == count
+
+
+def test_many_different_boxes_about_one_place_take_a_moment():
+    """They are all two objects, so that each one is compared with all others."""
+    sides = 1.3 ** np.arange(50)
+    sides = np.stack(np.meshgrid(sides, sides), -1).reshape(-1, 2)
+    boxes = np.concatenate([-sides / 2, sides], 1)
+    start = time.monotonic()
+    first = repeats(np.zeros(2500, np.int64), np.zeros((2500, 2)), boxes, 0.5)
+    assert (first == np.arange(2500)).all()
+    assert time.monotonic() - start < 10  # it takes half a second, a pair at a time a minute
 
 
 def test_overlap_of_boxes():

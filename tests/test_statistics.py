@@ -97,6 +97,14 @@ def test_points_only():
     assert position_plots({"a": part}).startswith(b"\x89PNG")
 
 
+def test_the_limits_of_a_data_set_without_boxes():
+    part = make_dataset()
+    for annotation in part["annotations"]:
+        annotation |= {"point": [1, 1]}
+        annotation.pop("bbox", None)
+    assert "- No object has a box: sizes are not known" in card_of({"train": part})
+
+
 def test_nothing_annotated():
     part = measure({**make_dataset(), "annotations": []})
     entry = statistics({"a": part}, CATEGORIES)["all"]
@@ -207,6 +215,29 @@ def test_what_the_owner_wrote_is_kept(owner):
     assert card_of({"train": make_dataset()}, kept) == card
 
 
+@pytest.mark.parametrize(
+    ("mark", "instead"),
+    [
+        ("<!-- end -->", ""),
+        ("<!-- owner: clicks -->", ""),
+        ("<!-- owner: clicks -->", "<!-- owner: licence -->"),
+        ("<!-- owner: clicks -->", "<!-- owner: Clicks -->"),
+    ],
+)
+def test_a_card_that_lost_a_mark_is_not_read(mark, instead):
+    """Else a text would be lost, or all that lies between two blocks would become one."""
+    card = card_of({"train": make_dataset()}, {"clicks": "By Ada."})
+    assert owners_text(card)["clicks"] == "By Ada."
+    assert owners_text(card.replace(mark, instead, 1)) == {}
+
+
+def test_an_emptied_block_of_a_card():
+    card = card_of({"train": make_dataset()}, {"clicks": "By Ada.", "licence": "CC0"})
+    kept = owners_text(card.replace("By Ada.\n", ""))
+    assert kept["clicks"] == "" and kept["licence"] == "CC0"
+    assert owners_text(card_of({"train": make_dataset()}, kept)) == kept
+
+
 def test_the_command(tmp_path, capsys):
     paths = [tmp_path / "seals" / f"{name}.json" for name in ("train", "valid")]
     paths[0].parent.mkdir()
@@ -233,6 +264,14 @@ def test_the_command(tmp_path, capsys):
     card.write_text("\n".join(lines))
     assert run_tool("prepare_points", *arguments) == 0
     assert "<!-- owner: licence -->\nFor seals only.\n<!-- end -->" in card.read_text()
+    # Of the usual folder of annotations the one above it names the data set.
+    usual = tmp_path / "flights" / "annotations" / "train.json"
+    usual.parent.mkdir(parents=True)
+    usual.write_text(json.dumps(make_dataset()))
+    other = ["statistics", "--annotations", usual, "--output-dir", tmp_path / "other"]
+    assert run_tool("prepare_points", *other) == 0
+    assert "# Data card: flights\n" in (tmp_path / "other" / "DATA_CARD.md").read_text()
+    capsys.readouterr()
     card.write_text("my own card")
     assert run_tool("prepare_points", *arguments) == 2
     assert "was not written by this command" in capsys.readouterr().err

@@ -100,6 +100,17 @@ def test_cutting_resumes(folder):
     assert read_rgb(cut_off).shape == (40, 50, 3)
 
 
+def test_an_image_that_is_replaced_is_cut_again(folder):
+    """Also by one that was written before the tiles, as a copy with its time stamps is."""
+    first, _ = cut_tiles(tiles(), folder / "images", folder / "cut", workers=1)
+    pixels = read_recorded(folder / "cut", first["images"][0])
+    Image.fromarray(255 - read_rgb(folder / "images" / "a.png")).save(folder / "other.png")
+    os.utime(folder / "other.png", (1, 1))
+    os.replace(folder / "other.png", folder / "images" / "a.png")
+    second, _ = cut_tiles(tiles(), folder / "images", folder / "cut", workers=1)
+    np.testing.assert_array_equal(read_recorded(folder / "cut", second["images"][0]), 255 - pixels)
+
+
 def test_several_processes_make_the_same(folder):
     one, _ = cut_tiles(tiles(), folder / "images", folder / "one", workers=1)
     seen = []

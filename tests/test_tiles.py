@@ -377,6 +377,7 @@ def test_objects_in_no_tile_are_counted(caplog):
     assert "2 annotations 1; 1 lie in no tile" in caplog.text
     # The first is nearer than 2 px to the border; it stays what it was.
     assert untile_points(dataset, tiled) == dataset
+    assert "1 annotations are in no tile and stay as they were" in caplog.text
 
 
 def test_tiles_without_objects_can_be_dropped():

@@ -114,17 +114,22 @@ def _without_flat_boxes(dataset: Any, path: str | os.PathLike) -> Any:
     annotations = dataset.get("annotations") if isinstance(dataset, dict) else None
     if not isinstance(annotations, list):
         return dataset  # `find_problems` says what is wrong
-    flat = [a for a in annotations if isinstance(a, dict) and _is_flat(a.get("bbox"))]
+    flat = [
+        (place, annotation)
+        for place, annotation in enumerate(annotations)
+        if isinstance(annotation, dict) and _is_flat(annotation.get("bbox"))
+    ]
     if not flat:
         return dataset
     logger.warning(
         "%s: left out %d objects whose box has a side of 0 px, the first one %s",
         path,
         len(flat),
-        _record("annotation", flat[0], 0),
+        _record("annotation", flat[0][1], flat[0][0]),
     )
-    dropped = {id(a) for a in flat}
-    return {**dataset, "annotations": [a for a in annotations if id(a) not in dropped]}
+    dropped = {place for place, _ in flat}
+    kept = [a for place, a in enumerate(annotations) if place not in dropped]
+    return {**dataset, "annotations": kept}
 
 
 def _is_flat(box: Any) -> bool:

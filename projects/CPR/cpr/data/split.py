@@ -150,7 +150,11 @@ def _groups(dataset: dict[str, Any], by: str | None, *, parts: int) -> dict[str,
         groups.setdefault(group_of(image, by), []).append(image["id"])
     if len(groups) < parts:
         what = "different image files" if by == IMAGE else f"different values of {by!r}"
-        hint = "" if by == IMAGE else f', or divide by "{IMAGE}": all parts then show the same'
+        hint = (
+            ""
+            if by == IMAGE
+            else f', or divide by "{IMAGE}" (--by-sequence): all parts then show the same'
+        )
         raise InputError(f"{len(groups)} {what}: too few for {parts} parts. Add images{hint}.")
     return groups
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from cpr_deploy.files import InputError, check_output_folder
 
+from ..point_json import image_path
 from .layout import Options, Prepared, Split, find_source, link_images, read_split, write_tiled
 
 logger = logging.getLogger(__name__)
@@ -89,9 +90,21 @@ def prepare(
         for split, (path, images) in parts.items():
             yield Split(split, read(path, "box", may_be_empty=split == "test"), images)
 
-    clicks = None if coarse is None else (coarse, read(coarse, "point"))
+    clicks = None
+    if coarse is not None:
+        clicks = (coarse, read(coarse, "point"))
+        _check_images(coarse, clicks[1], folders["train"])
     write_tiled(splits(), output, options, prepared, click_source="box", coarse=clicks)
     return prepared
+
+
+def _check_images(path: Path, dataset: dict[str, Any], image_root: Path) -> None:
+    """InputError if the file of clicks is of other images, such as tiles that have files."""
+    for image in {image["file_name"]: image for image in dataset["images"]}.values():
+        try:
+            image_path(image_root, image)
+        except InputError as error:
+            raise InputError(f"{path}: {error} The clicks must be on images of --source.") from None
 
 
 def apply_flags(

@@ -61,6 +61,12 @@ def add_import_parser(commands: argparse._SubParsersAction) -> None:
         " what else it says",
     )
     parser.add_argument(
+        "--annotated-only",
+        action="store_true",
+        help="leave out images that are not in the input, or not annotated there yet (default: they"
+        " count as free of objects)",
+    )
+    parser.add_argument(
         "--skip-bad", action="store_true", help="leave bad records out and list them"
     )
     parser.set_defaults(run=run_import)
@@ -82,6 +88,7 @@ def run_import(args: argparse.Namespace) -> int:
         conventions=replace(default_conventions(args.format), **given),
         classes=args.classes,
         original=args.original,
+        annotated_only=args.annotated_only,
         skip_bad=args.skip_bad,
     )
     save_points(args.output, imported.dataset)

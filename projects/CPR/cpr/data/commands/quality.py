@@ -168,14 +168,23 @@ def _fix(
     dataset: Any, args: argparse.Namespace, found: tuple[dict[str, ImageFacts], list[Problem]]
 ) -> tuple[Fixed, list[Problem]]:
     """The mended copy and what is left in it, leaks too, which are never mended."""
-    from ..quality.checks import check_dataset
+    from ..quality.checks import check_dataset, has_other_size, usable_images
     from ..quality.fixes import fix_dataset
 
     facts, leaks = found
     unreadable = {name for name, fact in facts.items() if fact.problem is not None}
+    other_size = set()
+    if facts:
+        for image in usable_images(dataset["images"]):
+            if has_other_size(image, facts[image["file_name"]]):
+                other_size.add(image["file_name"])
     try:
         fixed = fix_dataset(
-            dataset, require=args.require, same_place=args.same_place, unreadable=unreadable
+            dataset,
+            require=args.require,
+            same_place=args.same_place,
+            unreadable=unreadable,
+            other_size=other_size,
         )
     except InputError as error:
         raise InputError(f"{args.annotations}: {error}") from None

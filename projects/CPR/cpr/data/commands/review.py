@@ -35,7 +35,7 @@ def add_apply_review_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run_apply_review(args: argparse.Namespace) -> int:
-    from ..point_json import load_points, save_points
+    from ..point_json import is_ignored, load_points, save_points
     from ..quality.review_decisions import apply_decisions, read_decisions
 
     check_outputs([args.output], [args.annotations, args.decisions])
@@ -46,10 +46,17 @@ def run_apply_review(args: argparse.Namespace) -> int:
     except InputError as error:
         raise InputError(f"{args.decisions}: {error}") from None
     save_points(args.output, reviewed)
+    nowhere = sum(
+        annotation.get("review") == "rejected" and annotation.get("bbox") is None
+        for annotation in reviewed["annotations"]
+        if is_ignored(annotation)
+    )
     fate = {"click": "back to their click", "drop": "left out", "ignore": "now ignored"}
     print(
         f"{decided['accept']} accepted, {decided['reject']} rejected ({fate[args.rejected]}),"
         f" {decided['flag']} flagged, {decided['undecided']} undecided"
     )
+    if args.rejected == "ignore" and nowhere:
+        print(f"{nowhere} of the ignored ones have no box: their places count as background")
     print(f"wrote {args.output}: {counts(reviewed)}")
     return 0

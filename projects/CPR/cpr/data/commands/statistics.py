@@ -25,7 +25,8 @@ def add_statistics_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--output-dir", required=True, type=Path, help="folder to write")
     parser.add_argument(
-        "--title", help="name of the data set (default: the folder of the first file)"
+        "--title",
+        help="name of the data set (default: the folder of the first file, or of `annotations`)",
     )
     parser.set_defaults(run=run_statistics)
 
@@ -53,7 +54,10 @@ def run_statistics(args: argparse.Namespace) -> int:
     measures = {name: measure(part) for name, part in parts.items()}
     result = statistics(measures, categories)
     tables = markdown_tables(result)
-    title = args.title or args.annotations[0].absolute().parent.name
+    folder = args.annotations[0].absolute().parent
+    if folder.name == "annotations":
+        folder = folder.parent
+    title = args.title or folder.name
     for file, content in (
         ("sizes.png", size_plots(measures)),
         ("positions.png", position_plots(measures)),

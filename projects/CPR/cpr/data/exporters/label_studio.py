@@ -61,7 +61,8 @@ def write(file: TextIO, dataset: dict[str, Any], prefix: str) -> None:
                 "width": image["width"],
                 "height": image["height"],
             },
-            "annotations": [{"result": results[image["id"]]}],
+            # Nobody has looked at the images of a data set without any annotation.
+            "annotations": [{"result": results[image["id"]]}] if dataset["annotations"] else [],
         }
         file.write(f"{separator}\n{json.dumps(task, allow_nan=False)}")
         separator = ","

@@ -22,7 +22,15 @@ from cpr_deploy.files import (
 )
 
 from ..point_json import Problem, save_points
-from .folder import FootageSettings, check_settings, complete_states, earlier_images, state_path
+from .folder import (
+    FootageSettings,
+    check_settings,
+    complete_states,
+    earlier_images,
+    read_states,
+    state_path,
+    with_earlier_names,
+)
 from .near_duplicates import find_near_duplicates, hash_image
 from .video_files import Video
 from .video_frames import TakenFrame, VideoReader
@@ -73,8 +81,9 @@ def extract_frames(
     output = Path(output)
     check_output_folder(output)
     check_settings(output, settings)
-    earlier = earlier_images(output)
-    states = complete_states(output, videos)
+    earlier, earlier_states = earlier_images(output), read_states(output)
+    videos = with_earlier_names(videos, earlier_states)
+    states = complete_states(output, videos, earlier_states)
     skipped: list[Problem] = []
     write_json(output / "frames.json", settings.as_json(), indent=1)
     todo = [video for video in videos if video.sequence not in states]

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cpr_deploy.files import InputError, read_json
+from cpr_deploy.files import InputError, name_problem, read_json
 
 from .near_duplicates import THRESHOLD, check_threshold
 from .video_files import Video
@@ -91,15 +91,54 @@ def state_path(output: Path, sequence: str) -> Path:
     return output / "videos" / f"{sequence}.json"
 
 
-def complete_states(output: Path, videos: Sequence[Video]) -> dict[str, dict]:
-    """What an earlier run completed, by sequence; InputError if it is of other videos."""
-    by_name = {video.sequence: video for video in videos}
+def read_states(output: Path) -> dict[str, dict]:
+    """What an earlier run recorded of its videos, by sequence; InputError if it is damaged."""
     states: dict[str, dict] = {}
     for path in sorted((output / "videos").glob("*.json")):
         state = read_json(path)
-        video = by_name.get(path.stem)
-        if not isinstance(state, dict) or not {"frames", "dropped", "problems"} <= set(state):
-            raise InputError(f"{path}: is damaged. Remove it to read that video again.")
+        try:
+            for record in (*state["frames"], *state["dropped"]):
+                # Files of these names are removed.
+                if name_problem(record["file_name"]):
+                    raise ValueError
+            list(state["problems"])
+        except (TypeError, KeyError, ValueError, AttributeError):
+            text = f"{path}: is damaged. Remove it to read that video again."
+            raise InputError(text) from None
+        states[path.stem] = state
+    return states
+
+
+def with_earlier_names(videos: Sequence[Video], earlier: Mapping[str, dict]) -> list[Video]:
+    """Videos with the sequences that they had in an earlier run.
+
+    A video that was added may be called as an earlier one is, in another folder; both would then
+    get the name of their folder too.
+
+    Raises:
+        InputError: another video would get the name of an earlier one.
+    """
+    names = {state.get("fingerprint"): sequence for sequence, state in earlier.items()}
+    named = [v._replace(sequence=names.get(v.fingerprint, v.sequence)) for v in videos]
+    taken: dict[str, Video] = {}
+    for video in named:
+        other = taken.setdefault(video.sequence.casefold(), video)
+        if other is not video:
+            raise InputError(
+                f"{video.path}: gets the name {video.sequence!r}, as {other.path} has in the output"
+                " folder. Rename the video that is new."
+            )
+    return named
+
+
+def complete_states(
+    output: Path, videos: Sequence[Video], earlier: Mapping[str, dict]
+) -> dict[str, dict]:
+    """What of an earlier run is complete, by sequence; InputError if it is of other videos."""
+    by_name = {video.sequence: video for video in videos}
+    states: dict[str, dict] = {}
+    for sequence, state in earlier.items():
+        path, video = state_path(output, sequence), by_name.get(sequence)
         if video is None:
             raise InputError(
                 f"{output}: holds frames of {state.get('video')!r}, which is not among the videos."
@@ -107,16 +146,16 @@ def complete_states(output: Path, videos: Sequence[Video]) -> dict[str, dict]:
             )
         if state.get("fingerprint") != video.fingerprint:
             raise InputError(
-                f"{video.path}: is not the video that {output / 'images' / path.stem} was made of."
+                f"{video.path}: is not the video that {output / 'images' / sequence} was made of."
                 f" Give another output folder, or remove that folder and {path}."
             )
         # A picture may have been removed, or a run stopped while it dropped some.
         for record in state["dropped"]:
             (output / "images" / record["file_name"]).unlink(missing_ok=True)
         if all((output / "images" / r["file_name"]).is_file() for r in state["frames"]):
-            states[path.stem] = state
+            states[sequence] = state
         else:
-            logger.warning("%s: images of it are missing, it is read again", path.stem)
+            logger.warning("%s: images of it are missing, it is read again", sequence)
     return states
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from cpr_deploy.files import InputError
 
 from ..point_json import Problem
+from .names import ImageNames
 from .records import (
     Category,
     Click,
@@ -51,11 +52,12 @@ def read(
     """
     tags = 0
     frames: set[int | None] = set()
+    names = ImageNames(images)
     for element in read_children(path, root="annotations"):
         if element.tag == "meta":
             yield from _labels(element)
         elif element.tag == "image":
-            yield from _image(element, frames, conventions)
+            yield from _image(element, names, frames, conventions)
             tags += sum(child.tag == "tag" for child in element.children)
         elif element.tag == "track":
             raise InputError(
@@ -74,9 +76,10 @@ def _labels(meta: Element) -> Iterator[Category]:
 
 
 def _image(
-    element: Element, frames: set[int | None], conventions: Conventions
+    element: Element, names: ImageNames, frames: set[int | None], conventions: Conventions
 ) -> Iterator[Click | Image | Problem]:
-    name = element.attributes.get("name", "")
+    written = element.attributes.get("name", "")
+    name = names.of_upload(written)
     size = None
     if "width" in element.attributes and "height" in element.attributes:
         texts = (element.attributes["width"], element.attributes["height"])
@@ -85,9 +88,9 @@ def _image(
     frame = whole_number_in(element.attributes.get("id"))
     image_id = None if frame in frames else frame
     frames.add(frame)
-    yield Image(f"image {name!r} (line {element.line})", name, image_id, size)
+    yield Image(f"image {written!r} (line {element.line})", name, image_id, size)
     for shape in element.children:
-        record = f"image {name!r}, {shape.tag[:30]} in line {shape.line}"
+        record = f"image {written!r}, {shape.tag[:30]} in line {shape.line}"
         if shape.tag == "tag":
             continue
         if shape.tag in REFUSED:

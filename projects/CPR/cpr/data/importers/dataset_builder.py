@@ -234,9 +234,39 @@ class DatasetBuilder:
                 "it does not tell their size" if self._lists_images else "there is no such file",
             )
 
-    def dataset(self) -> dict[str, Any]:
-        """The point JSON of all that was taken."""
-        images = self._final_images()
+    def log_unannotated(self, path: Path) -> None:
+        """Says how many images are part of the data set, though nobody may have annotated them."""
+        used = {click.file_name for click in self.clicks}
+        unlisted, unfinished = [], []
+        for name in self._images:
+            listed = self._listed.get(name)
+            if name not in used and name not in self._bad_images:
+                if listed is None:
+                    unlisted.append(name)
+                elif not listed.is_annotated:
+                    unfinished.append(name)
+        if not self._listed:
+            unlisted = []  # a table: where nothing was clicked, it has no line
+        for names, what in (
+            (unlisted, "images are not in it"),
+            (unfinished, "images have no finished annotation"),
+        ):
+            if names:
+                logger.warning(
+                    "%s: %d %s, the first one %r; they count as free of objects. If they are not"
+                    " annotated yet, leave them out (--annotated-only).",
+                    path,
+                    len(names),
+                    what,
+                    names[0],
+                )
+
+    def dataset(self, *, annotated_only: bool = False) -> dict[str, Any]:
+        """The point JSON of all that was taken.
+
+        annotated_only: without images that the file does not list, or says not to be annotated.
+        """
+        images = self._final_images(annotated_only)
         image_ids = {image["file_name"]: image["id"] for image in images}
         categories = self._final_categories()
         _warn_of_similar([category["name"] for category in categories])
@@ -269,7 +299,7 @@ class DatasetBuilder:
             annotation["bbox"] = list(click.bbox)
         return annotation
 
-    def _final_images(self) -> list[dict[str, Any]]:
+    def _final_images(self, annotated_only: bool) -> list[dict[str, Any]]:
         ids = {name: image_id for image_id, name in self._image_ids.items()}
         ids |= {name: image["id"] for name, image in self._earlier_images.items()}
         unused = _unused_ids(i for i in ids.values() if isinstance(i, int))
@@ -278,8 +308,11 @@ class DatasetBuilder:
         for name, image in self._images.items():
             if name in self._bad_images and name not in used:
                 continue  # it may well hold objects, but which ones was not readable
-            image_id = ids[name] if name in ids else next(unused)
             listed = self._listed.get(name)
+            is_annotated = name in used or (listed is not None and listed.is_annotated)
+            if annotated_only and not is_annotated:
+                continue
+            image_id = ids[name] if name in ids else next(unused)
             extra = {} if listed is None else listed.extra
             earlier = self._earlier_images.get(name, {})
             images.append({"id": image_id} | {**extra, **earlier, **image, "id": image_id})

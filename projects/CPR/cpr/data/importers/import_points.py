@@ -46,6 +46,7 @@ def import_points(
     conventions: Conventions | None = None,
     classes: Sequence[str] | None = None,
     original: str | os.PathLike | None = None,
+    annotated_only: bool = False,
     skip_bad: bool = False,
 ) -> Imported:
     """Reads the annotations of another tool and lists them with all images of a folder.
@@ -61,6 +62,8 @@ def import_points(
         original: the point JSON that was exported, reviewed elsewhere and now comes back: its
             classes, the ids of its images, and what else it says of images and of the annotations
             whose ids come back are kept. Annotations that do not come back are gone.
+        annotated_only: leave out images that the file does not list (a table: that have no line),
+            or says not to be annotated; else they count as free of objects, with a warning.
         skip_bad: leave bad records and damaged images out instead of stopping at the first.
 
     Returns:
@@ -110,7 +113,9 @@ def import_points(
     if all(is_ignored(click.extra) for click in builder.clicks):
         raise InputError(f"{path}: all of its objects are to be ignored. Add some that are not.")
     builder.log_unused(path)
-    return Imported(builder.dataset(), skipped)
+    if not annotated_only:
+        builder.log_unannotated(path)
+    return Imported(builder.dataset(annotated_only=annotated_only), skipped)
 
 
 def _format(file_format: str) -> Format:

@@ -8,7 +8,6 @@ which our own export writes, keep an annotation's id and flag.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -30,8 +29,6 @@ from .records import (
     turned_rectangle,
     whole_number_in,
 )
-
-logger = logging.getLogger(__name__)
 
 ID_PREFIX = "annotation-"
 IGNORE_NOTE = "ignore"
@@ -58,7 +55,6 @@ def read(
     if not isinstance(tasks, list):
         raise InputError(f"{path}: is not a list of tasks. Export from Label Studio as `JSON`.")
     names = ImageNames(images)
-    unfinished = 0
     for index, task in enumerate(tasks):
         record = f"task {index} (from 0)"
         if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
@@ -74,21 +70,15 @@ def read(
         if isinstance(annotation, Problem):
             yield Problem(record, annotation.text)
             continue
-        unfinished += annotation is None
         regions = [] if annotation is None else _regions(annotation)
         size = _size(task["data"], regions)
-        yield Image(record, name, _image_id(task["data"]), size)
+        is_annotated = annotation is not None
+        yield Image(record, name, _image_id(task["data"]), size, is_annotated=is_annotated)
         # Of regions that were made by a program; Label Studio itself notes the size with each.
         if size is None and name in images:
             size = images[name]["width"], images[name]["height"]
         for region in regions:
             yield _click(f"{record}, region {region[0].get('id')!r:.60}", name, region, size)
-    if unfinished:
-        logger.warning(
-            "%s: %d tasks have no finished annotation; their images count as free of objects",
-            path,
-            unfinished,
-        )
 
 
 def _annotation(task: dict[str, Any]) -> dict[str, Any] | None | Problem:
@@ -249,8 +239,8 @@ def _image_name(task: dict[str, Any], names: ImageNames) -> str | Problem:
     # Uploaded files: /data/upload/3/1a2b3c4d-a.png
     if not names.has(name):
         without = _UPLOAD_PREFIX.sub("", name.rpartition("/")[2], count=1)
-        if names.has(without) or "/upload/" in path:
-            return without
+        if names.has(names.of_upload(without)) or "/upload/" in path:
+            return names.of_upload(without)
     return name
 
 

@@ -102,14 +102,24 @@ class ImageNames:
     def __init__(self, images: Mapping[str, dict]) -> None:
         self._images = images
         self._by_stem: dict[str, list[str]] = {}
+        self._by_file: dict[str, list[str]] = {}
         for name in images:
             folder, slash, file = name.rpartition("/")
             stem = file.rpartition(".")[0] or file
             self._by_stem.setdefault(folder + slash + stem, []).append(name)
+            self._by_file.setdefault(file, []).append(name)
 
     def has(self, name: str) -> bool:
         """Whether the image folder has an image of exactly this name."""
         return name in self._images
+
+    def of_upload(self, name: str) -> str:
+        """The image that a name without folders means: tools lose them when images are uploaded.
+
+        That is the only image of the folder that is called so, in whatever folder; else `name`.
+        """
+        found = self._by_file.get(name, [])
+        return found[0] if len(found) == 1 and name not in self._images else name
 
     def of_path(self, path: str, *, beside: str = "") -> str:
         """The image that a path means, which may be absolute or of Windows.

@@ -78,6 +78,7 @@ class Image:
         id: its id; None: the next one that is not used.
         size: width and height in px, if the file tells.
         extra: what else its record shall hold.
+        is_annotated: False: the file says that nobody has annotated it yet.
     """
 
     record: str
@@ -85,6 +86,7 @@ class Image:
     id: int | str | None = None
     size: tuple[Any, Any] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    is_annotated: bool = True
 
 
 @dataclass(frozen=True, slots=True)

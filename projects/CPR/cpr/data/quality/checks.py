@@ -295,13 +295,24 @@ def _image_problems(images: list[dict], facts: Mapping[str, ImageFacts]) -> Iter
         if problem is not None:
             yield Problem(record, problem, rule="unreadable-image")
             continue
-        corner = image.get("corner")
+        if not has_other_size(image, facts[image["file_name"]]):
+            continue
         text = f"{image['file_name']} is {width} x {height} px, "
-        if corner is None and (width, height) != (image.get("width"), image.get("height")):
+        if image.get("corner") is None:
             text += f"the JSON says {image.get('width')!r} x {image.get('height')!r}."
             yield Problem(record, f"{text} Correct the JSON or the file.", rule="image-size")
-        elif corner is not None and not _holds_tile(corner, width, height):
-            yield Problem(record, f"{text}its tile {corner!r} reaches out.", rule="image-size")
+        else:
+            text += f"its tile {image['corner']!r} reaches out."
+            yield Problem(record, text, rule="image-size")
+
+
+def has_other_size(image: dict[str, Any], fact: ImageFacts) -> bool:
+    """Whether a file that can be read has another size than its image record says."""
+    if fact.problem is not None:
+        return False
+    if image.get("corner") is not None:
+        return not _holds_tile(image["corner"], fact.width, fact.height)
+    return (fact.width, fact.height) != (image.get("width"), image.get("height"))
 
 
 def _holds_tile(corner: Any, width: int, height: int) -> bool:

@@ -71,6 +71,7 @@ def fix_dataset(
     require: Require = "any",
     same_place: float = 0.5,
     unreadable: Collection[str] = (),
+    other_size: Collection[str] = (),
 ) -> Fixed:
     """A copy of a data set in which what has one answer is mended.
 
@@ -78,6 +79,8 @@ def fix_dataset(
         dataset: a COCO-like dict; it is not changed.
         require, same_place: see `cpr.data.quality.checks.check_dataset`.
         unreadable: file names of images that cannot be read.
+        other_size: file names of images whose files have another size than `dataset` says, so that
+            nobody knows which of their objects lie outside.
 
     Raises:
         InputError: it is not of the shape of a data set.
@@ -89,7 +92,7 @@ def fix_dataset(
         if any(problem.rule == "structure" for problem in problems):
             raise InputError(f"{problems[0].record}: {problems[0].text}")
         fixed.left.clear()
-        step = _Step(fixed, problems)
+        step = _Step(fixed, problems, other_size)
         step.remove_unreadable(unreadable)
         step.mend_ids()
         step.mend_annotations()
@@ -103,8 +106,11 @@ def fix_dataset(
 class _Step:
     """Changes to a data set that are made together."""
 
-    def __init__(self, fixed: Fixed, problems: Iterable[Problem]) -> None:
+    def __init__(
+        self, fixed: Fixed, problems: Iterable[Problem], other_size: Collection[str]
+    ) -> None:
         self._fixed = fixed
+        self._other_size = other_size
         self._dataset = fixed.dataset
         self._problems = list(problems)
         self._rules: dict[tuple[str, int], set[str]] = {}
@@ -188,6 +194,9 @@ class _Step:
             record = f"image id {images[place].get('id')!r}"
             if "size" in self._rules.get(("image", place), ()):
                 self._fixed.left.append(f"{rule}: the size of {record} is not known.")
+            elif _text(images[place].get("file_name")) in self._other_size:
+                text = f"{rule}: {count} objects of {record}, whose file has another size."
+                self._fixed.left.append(text)
             elif not self._too_many(rule, count, objects_in[place], f"objects of {record}"):
                 continue
             shifted.add((rule, place))

@@ -99,10 +99,11 @@ def _record(image: dict[str, Any]) -> str:
 def _sequences(images: list[dict], others: list[dict], told: set[str]) -> Iterator[Problem]:
     """Sequences in both parts; the names of their images go into `told`."""
     counts = [Counter(_sequence(image) for image in part) for part in (images, others)]
+    both = {key for key in counts[0] if key is not None and counts[1][key]}
+    told |= {image["file_name"] for image in images if _sequence(image) in both}
     for sequence, count in counts[0].items():
-        if sequence is None or not counts[1][sequence]:
+        if sequence not in both:
             continue
-        told |= {image["file_name"] for image in images if _sequence(image) == sequence}
         yield Problem(
             f"sequence {sequence!r}",
             f"{count} of its images are in this part, {counts[1][sequence]} in the other: they show"

@@ -58,18 +58,16 @@ def repeats(
         group = int(groups[index])
         # Without a distance only the very same numbers are one place.
         column, row = (np.floor(x), np.floor(y)) if distance else (x, y)
-        for dx, dy in around:
-            for other in kept.get((group, column + dx, row + dy), ()):
-                if np.hypot(*(points[index] - points[other])) <= distance and not (
-                    has_box[index]
-                    and has_box[other]
-                    and overlap(boxes[index], boxes[other]) < SAME_BOX
-                ):
-                    first[index] = other
-                    break
-            if first[index] != index:
-                break
-        else:
+        cells = (kept.get((group, column + dx, row + dy), ()) for dx, dy in around)
+        others = [other for cell in cells for other in cell]
+        if others:
+            same = np.hypot(*(points[others] - points[index]).T) <= distance
+            if has_box[index]:
+                # A comparison with NaN, of what has no box, is False.
+                same &= ~(overlap(boxes[others], boxes[index]) < SAME_BOX)
+            if same.any():
+                first[index] = others[int(np.argmax(same))]
+        if first[index] == index:
             kept.setdefault((group, column, row), []).append(index)
     return first
 

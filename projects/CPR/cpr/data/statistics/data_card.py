@@ -13,13 +13,23 @@ from typing import Any
 
 from .measure import markdown_tables
 
-_BLOCK = re.compile(r"<!-- owner: ([a-z-]+) -->\n(.*?)\n<!-- end -->", re.DOTALL)
+# A text that holds a mark itself is no block: something between two blocks has lost one.
+_BLOCK = re.compile(
+    r"<!-- owner: ([a-z-]+) -->\n((?:(?!<!-- owner: |<!-- end -->).)*)<!-- end -->", re.DOTALL
+)
 _TO_FILL_IN = "**To be filled in:** "
 
 
 def owners_text(card: str) -> dict[str, str]:
-    """What an earlier card holds in its marked blocks, by their names."""
-    return dict(_BLOCK.findall(card))
+    """What an earlier card holds in its marked blocks, by their names.
+
+    Nothing if any mark is missing or twice: a text could be lost then.
+    """
+    blocks = _BLOCK.findall(card)
+    texts = {name: text.removesuffix("\n") for name, text in blocks}
+    if not len(texts) == len(blocks) == card.count("<!-- owner: ") == card.count("<!-- end -->"):
+        return {}
+    return texts
 
 
 def data_card(
@@ -221,7 +231,9 @@ def _limits(parts: Mapping[str, dict], result: dict[str, Any]) -> str:
             more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
             lines.append(f"- {_text(name)} has no {', '.join(absent[:10])}{more}.")
     total = result["all"]
-    if total["with_box"] < total["annotations"]:
+    if total["annotations"] and not total["with_box"]:
+        lines.append("- No object has a box: sizes are not known, and no score that needs boxes.")
+    elif total["with_box"] < total["annotations"]:
         lines.append(
             f"- {total['annotations'] - total['with_box']:,} objects have no box: sizes are those"
             " of the others, and scores that need boxes leave them out."

@@ -141,7 +141,9 @@ def _run(jobs: list[_Job], workers: int | None) -> Iterator[tuple[int, str | Non
 
 def _cut(job: _Job) -> tuple[int, str | None]:
     try:
-        changed = job.source.stat().st_mtime_ns
+        # An image may be replaced by one that was written earlier: then only its inode is newer.
+        status = job.source.stat()
+        changed = max(status.st_mtime_ns, status.st_ctime_ns)
         missing = [(c, path) for c, path in job.tiles if not _is_done(path, c, changed)]
         if missing:
             image = read_rgb(job.source)

@@ -72,6 +72,11 @@ def untile_points(full: dict[str, Any], tiles: dict[str, Any]) -> dict[str, Any]
             f" {full_id!r}. Give the annotation file that these tiles were made from."
         )
     logger.info("%d of %d annotations are those of the tiles", taken, len(annotations))
+    if taken < len(annotations):
+        logger.warning(
+            "%d annotations are in no tile and stay as they were, also if they were removed there",
+            len(annotations) - taken,
+        )
     return {**full, "annotations": annotations}
 
 
