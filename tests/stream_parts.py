@@ -98,11 +98,11 @@ def start_video(*words) -> subprocess.Popen:
 
 
 def run_video(*words, **options) -> subprocess.CompletedProcess:
+    options.setdefault("env", spot_model.environment())
     return subprocess.run(
         [sys.executable, str(VIDEO), *map(str, words)],
         capture_output=True,
         timeout=120,
-        env=spot_model.environment(),
         **options,
     )
 

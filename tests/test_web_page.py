@@ -187,6 +187,7 @@ def test_picture_counts_and_health_in_a_browser(browser, tmp_path):
         assert "lost" in second.locator(".state").get_attribute("class")
         assert "BLIND" in second.locator(".state").inner_text()
         assert "blind" in second.get_attribute("class")
+        assert second.locator(".found").inner_text() == "not known"
         page.screenshot(path=os.environ.get("SCREENSHOT") or tmp_path / "page.png")
         assert not wrong
         process.terminate()

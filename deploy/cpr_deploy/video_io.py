@@ -22,8 +22,8 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 MAX_PIXELS = 200_000_000
 # Seconds without data after which opening or reading a network stream fails.
 STREAM_TIMEOUT = (10.0, 20.0)
-# Little is buffered and probed: a live picture must not be older than it has to be.
-_LIVE_OPTIONS = {"fflags": "nobuffer", "analyzeduration": "2000000"}
+# Little is read before the first frame. Not "nobuffer": that would lose what was read.
+_LIVE_OPTIONS = {"analyzeduration": "1000000", "fpsprobesize": "0"}
 
 
 def open_container(

@@ -40,7 +40,10 @@ function sectionOf(stream) {
 function showPictures(image, number) {
   let count = 0;
   const next = () => { image.src = `frame/${number}.jpg?${count++}`; };
-  image.addEventListener("load", () => setTimeout(next, 100));
+  image.addEventListener("load", () => {
+    image.hidden = false;
+    setTimeout(next, 100);
+  });
   image.addEventListener("error", () => setTimeout(next, 1000));
   next();
 }
@@ -55,15 +58,17 @@ function show(stream) {
   }
   state.textContent = text;
   state.className = `state ${stream.state}`;
-  section.classList.toggle("blind", ["stale", "lost", "frozen", "failed"].includes(stream.state));
+  const blind = !["online", "ended"].includes(stream.state);
+  section.classList.toggle("blind", blind);
   const found = Object.entries(stream.found).map(([name, count]) => `${name}: ${count}`);
-  section.querySelector(".found").textContent = found.join(", ") || "no points";
+  // Without a picture nobody knows; "no points" would say that nobody is there.
+  section.querySelector(".found").textContent = blind ? "not known" : found.join(", ") || "no points";
   ROWS.forEach(([, value], index) => {
     section.querySelector("tbody").rows[index].cells[1].textContent = value(stream);
   });
-  const most = Math.max(1, ...stream.history.map((entry) => entry[1]));
+  const most = Math.max(0, ...stream.history.map((entry) => entry[1]));
   const points = stream.history.map(([second, count]) =>
-    `${SECONDS - (stream.now - second)},${78 - 74 * count / most}`);
+    `${SECONDS - (stream.now - second)},${78 - 74 * count / Math.max(1, most)}`);
   section.querySelector("polyline").setAttribute("points", points.join(" "));
   section.querySelector(".scale").textContent = `points in the last 10 minutes, at most ${most}`;
 }
