@@ -219,7 +219,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     begin = time.perf_counter()
     group = FeedGroup(specs, settings)
-    with _sigterm(group.stop), group, contextlib.ExitStack() as stack:
+    with _sigterm(group.stop) as signals, group, contextlib.ExitStack() as stack:
         outputs = StreamOutputs()
         _open_outputs(args, group, stack, outputs)
         summary = run_streams(
@@ -230,15 +230,24 @@ def main(argv: list[str] | None = None) -> int:
             max_age_ms=args.max_age_ms,
             show_scores=not args.no_scores,
         )
-    return _report(args, summary, time.perf_counter() - begin, model.providers)
+    code = _report(args, summary, time.perf_counter() - begin, model.providers)
+    if signals or summary.interrupted:
+        return 143 if signals else 130
+    return code
 
 
 @contextlib.contextmanager
 def _sigterm(stop):
-    """SIGTERM calls `stop`."""
-    before = signal.signal(signal.SIGTERM, lambda *_: stop())
+    """SIGTERM calls `stop`; yields the list of those that came."""
+    signals = []
+
+    def handle(number, _):
+        signals.append(number)
+        stop()
+
+    before = signal.signal(signal.SIGTERM, handle)
     try:
-        yield
+        yield signals
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -308,8 +317,6 @@ def _report(args, summary, seconds: float, providers: tuple[str, ...]) -> int:
             print(f"wrote {what}: {path}", file=sys.stderr)
     for message in summary.errors:
         print(f"error: {message}", file=sys.stderr)
-    if summary.interrupted or summary.stopped:
-        return 130 if summary.interrupted else 143
     return 1 if summary.errors or not summary.frames else 0
 
 

@@ -87,12 +87,12 @@ def counts(summary, stream=0):
     return summary.streams[stream].feed.counts
 
 
-def start_video(*words) -> subprocess.Popen:
+def start_video(*words, log=subprocess.PIPE) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, str(VIDEO), *map(str, words)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=log,
         env=spot_model.environment(),
     )
 
