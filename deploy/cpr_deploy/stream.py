@@ -28,6 +28,8 @@ from cpr_deploy.stream_status import StreamStatus
 
 logger = logging.getLogger(__name__)
 
+# Percentiles of latency are over so many frames, so that memory does not grow for hours.
+LATENCY_WINDOW = 5_000
 # Seconds between looks at a stop, and between calls of `on_status`.
 _WAIT = 0.2
 _STATUS_EVERY = 1.0
@@ -57,8 +59,9 @@ class StreamOutputs:
 
 @dataclasses.dataclass
 class StreamSummary:
-    """latency: of all streams; streams: the status of each at the end; errors: messages of sources
-    and outputs that failed; interrupted: ended by Ctrl-C; stopped: by `FeedGroup.stop`."""
+    """latency: of the newest frames of all streams; streams: the status of each at the end; errors:
+    messages of sources and outputs that failed; interrupted: ended by Ctrl-C; stopped: by
+    `FeedGroup.stop`."""
 
     latency: LatencyRecorder
     streams: list[StreamStatus]
@@ -135,7 +138,8 @@ class _Run:
             for number, feed in enumerate(group.feeds, 1)
         }
         self._told = 0.0
-        self.summary = StreamSummary(LatencyRecorder(), list(self._status.values()))
+        latency = LatencyRecorder(LATENCY_WINDOW)
+        self.summary = StreamSummary(latency, list(self._status.values()))
 
     def loop(self, max_frames: int | None) -> None:
         group = self._group
