@@ -43,7 +43,29 @@ test -n "$$CHROMIUM" || command -v chromium >/dev/null || { \
 endef
 export CHROMIUM
 
-.PHONY: help install demo test test-slow test-browser lint clean clean-all
+# What tests/rtsp_server.py needs, run by Debian's own Python.
+RTSP_PARTS := python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base \
+  gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly
+RTSP_WORKS := import gi; gi.require_version("GstRtspServer", "1.0"); \
+  from gi.repository import Gst, GstRtspServer; Gst.init(None); \
+  exit(not all(map(Gst.ElementFactory.find, ("x264enc", "rtph264pay", "videotestsrc"))))
+define RTSP_INSTALLED
+/usr/bin/python3 -c '$(RTSP_WORKS)' 2>/dev/null || { \
+  if ! command -v apt-get >/dev/null; then \
+    echo "make: no apt-get here: the tests with an RTSP server will be skipped" >&2; \
+  else \
+    sudo=; test "$$(id -u)" = 0 || sudo=sudo; \
+    if test -n "$$sudo" && ! command -v sudo >/dev/null; then \
+      echo "make: as root: apt-get install $(RTSP_PARTS)" >&2; exit 2; \
+    fi; \
+    $$sudo apt-get update && $$sudo env DEBIAN_FRONTEND=noninteractive \
+      apt-get install -y --no-install-recommends $(RTSP_PARTS) || { \
+      echo "make: the RTSP server could not be installed (above): $(RTSP_PARTS)" >&2; exit 2; }; \
+  fi; \
+}
+endef
+
+.PHONY: help install demo test test-slow test-browser test-server lint clean clean-all
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -63,6 +85,10 @@ test-slow: install ## the tests that take minutes
 test-browser: install ## the tests in a web browser (installs Debian's chromium when it is absent)
 	@$(CHROMIUM_INSTALLED)
 	$(RUN) -m pytest -m "browser and not gpu and not server"
+
+test-server: install ## streams that fail, on real servers (installs Debian's parts when absent)
+	@$(RTSP_INSTALLED)
+	$(RUN) -m pytest -m "server and not gpu and not browser and not slow"
 
 lint: install ## style and format check
 	$(RUN) -m ruff check .

@@ -1,18 +1,23 @@
 #!/usr/bin/env python
-"""Finds points in a video, a folder of images or a camera: annotated MP4 and JSON lines out.
+"""Finds points in video: files, folders of images, cameras and network streams, several at once.
 
-Exit code: 0 all frames were processed, 1 the source failed on the way (what was read is kept, with
-an error record), 2 bad input.
+Out come annotated MP4, JSON lines, CSV, video to an address, a window or a web page. A live source
+that fails is opened again for ever; what happened is told by records (deploy/STREAMS.md).
+
+Exit code: 0 all frames were processed, 1 a source failed on the way (what was read is kept, with an
+error record), 2 bad input, 130 after Ctrl-C and 143 after SIGTERM (what is done is kept).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
 import time
 
-from cpr_deploy.files import InputError, check_outputs, run_main
+from cpr_deploy.addresses import push_format, web_address
+from cpr_deploy.files import InputError, check_outputs, run_main, write_json
 
 MAX_THREADS = 1024
 
@@ -23,32 +28,96 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--model", required=True, metavar="FILE.onnx", help="exported localizer")
     parser.add_argument(
-        "--source", required=True, help="video file, folder of images, stream URL or camera number"
+        "--source",
+        required=True,
+        action="append",
+        help="video file, folder of images, stream URL, camera number, or - for raw frames on"
+        " standard input; may be given several times",
     )
-    parser.add_argument("--output", metavar="FILE.mp4", help="annotated video")
-    parser.add_argument("--points", metavar="FILE.jsonl", help="records; - for standard output")
-    parser.add_argument(
+
+    out = parser.add_argument_group("outputs")
+    out.add_argument(
+        "--output", metavar="FILE.mp4", help="annotated video; with several sources out-{n}.mp4"
+    )
+    out.add_argument("--points", metavar="FILE.jsonl", help="records; - for standard output")
+    out.add_argument("--csv", metavar="FILE.csv", help="points as a table; - for standard output")
+    out.add_argument(
+        "--push", metavar="URL", help="annotated video to rtmp://, rtsp://, udp:// or srt://"
+    )
+    out.add_argument("--summary", metavar="FILE.json", help="counts and latencies at the end")
+    out.add_argument(
+        "--metrics", metavar="FILE.prom", help="counters for Prometheus, renewed each second"
+    )
+    out.add_argument("--view", action="store_true", help="a window; q or Esc ends")
+    out.add_argument(
+        "--web",
+        metavar="[HOST:]PORT",
+        help="a web page with picture, counts and health; on this machine only unless HOST says"
+        " otherwise, and without a password",
+    )
+    out.add_argument("--no-scores", action="store_true", help="do not write scores into frames")
+
+    net = parser.add_argument_group("network")
+    net.add_argument(
         "--providers",
         nargs="+",
         default=["CPUExecutionProvider"],
         metavar="NAME",
         help="ONNX Runtime execution providers, all of which must be used (default: %(default)s)",
     )
-    parser.add_argument("--threads", type=int, help="threads of ONNX Runtime")
-    parser.add_argument(
+    net.add_argument("--threads", type=int, help="threads of ONNX Runtime")
+    net.add_argument(
         "--score-thresh", type=float, help="not below the exported threshold (default: that)"
     )
-    parser.add_argument(
+    net.add_argument(
         "--resize",
         default="test",
         help="test (as the model was tested), none, or a factor (default: %(default)s)",
     )
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="every Nth frame only")
-    parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N processed frames")
-    parser.add_argument(
-        "--fps", type=float, default=5.0, help="of a folder of images (default: %(default)s)"
+    net.add_argument("--tile", type=int, metavar="PX", help="cut frames into tiles of this side")
+    net.add_argument(
+        "--overlap", type=int, default=100, metavar="PX", help="of tiles (%(default)s)"
     )
-    parser.add_argument("--no-scores", action="store_true", help="do not write scores into frames")
+    net.add_argument("--roi", metavar="X,Y,W,H", help="search in this part of the frame only, px")
+
+    frames = parser.add_argument_group("frames")
+    frames.add_argument(
+        "--mode",
+        choices=("every", "latest"),
+        help="every: lose none, the source waits; latest: the newest, older ones are dropped"
+        " (default: latest for live sources; a file then plays at its own speed)",
+    )
+    frames.add_argument("--every", type=int, default=1, metavar="N", help="every Nth frame only")
+    frames.add_argument("--max-frames", type=int, metavar="N", help="stop after N processed frames")
+    frames.add_argument(
+        "--fps",
+        type=float,
+        default=5.0,
+        help="of a folder of images, or of raw frames (default: %(default)s)",
+    )
+    frames.add_argument("--raw-size", metavar="WxH", help="of frames on standard input")
+    frames.add_argument(
+        "--raw-format", default="bgr24", help="of frames on standard input (default: %(default)s)"
+    )
+
+    live = parser.add_argument_group("live sources (seconds)")
+    live.add_argument(
+        "--max-age-ms", type=float, default=500.0, help="older results are stale (%(default)s)"
+    )
+    live.add_argument(
+        "--stale-after", type=float, default=5.0, help="of silence: a record, again and again"
+    )
+    live.add_argument("--restart-after", type=float, default=20.0, help="of silence: open anew")
+    live.add_argument("--frozen-after", type=float, default=10.0, help="of the very same picture")
+    live.add_argument(
+        "--max-fps", type=float, default=100.0, help="more are out of order: open anew"
+    )
+    live.add_argument(
+        "--reconnect-attempts", type=int, metavar="N", help="in a row (default: for ever)"
+    )
+    live.add_argument(
+        "--reconnect-wait", type=float, default=1.0, help="before the first; doubles up to 30"
+    )
     return parser.parse_args(argv)
 
 
@@ -61,59 +130,193 @@ def _resize(text: str) -> str | float:
         raise InputError(f"--resize {text}: test, none or a factor is needed.") from None
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    if not args.output and not args.points:
-        raise InputError("nothing to write: give --output FILE.mp4, --points FILE.jsonl or both.")
+def _numbers(option: str, text: str, separator: str, count: int, example: str) -> list[int]:
+    parts = text.lower().split(separator)
+    if len(parts) != count or not all(part.strip().isdecimal() for part in parts):
+        raise InputError(f"{option} {text}: {count} whole numbers are needed, as in {example}.")
+    return [int(part) for part in parts]
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not any((args.output, args.points, args.csv, args.push, args.view, args.web, args.metrics)):
+        raise InputError(
+            "nothing to write: give --output FILE.mp4, --points FILE.jsonl, --csv FILE.csv, --push"
+            " URL, --web PORT or --view, or several of them."
+        )
     for name, value in (("--every", args.every), ("--max-frames", args.max_frames)):
         if value is not None and value < 1:
             raise InputError(f"{name} {value}: at least 1 is needed.")
     if args.threads is not None and not 1 <= args.threads <= MAX_THREADS:
         raise InputError(f"--threads {args.threads}: 1 to {MAX_THREADS} are possible.")
-    points = None if args.points == "-" else args.points
-    check_outputs([args.output, points], [args.model, args.source])
+    if args.points == args.csv == "-":
+        raise InputError("--points - and --csv -: only one of them can have standard output.")
+    for name, value in (("--output", args.output), ("--push", args.push)):
+        if value and len(args.source) > 1 and "{n}" not in value:
+            raise InputError(
+                f"{name} {value}: with several sources the name must hold {{n}}, their number."
+            )
+    if args.push:
+        push_format(args.push)
+    if args.web:
+        web_address(args.web)
+    files = [*_videos(args), args.points, args.csv, args.summary, args.metrics]
+    check_outputs([None if path == "-" else path for path in files], [args.model, *args.source])
 
+
+def _videos(args: argparse.Namespace) -> list[str]:
+    """A file per source, or none."""
+    if not args.output:
+        return []
+    return [args.output.replace("{n}", str(n)) for n in range(1, len(args.source) + 1)]
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    _check(args)
+
+    from cpr_deploy.feed import FeedSettings
+    from cpr_deploy.feed_group import FeedGroup
     from cpr_deploy.point_localizer import PointLocalizer
-    from cpr_deploy.stream import run_stream
-    from cpr_deploy.stream_records import open_records
-    from cpr_deploy.video_io import open_source, open_video
+    from cpr_deploy.regions import Region, RegionLocalizer
+    from cpr_deploy.sources import SourceSpec
+    from cpr_deploy.stream import StreamOutputs, run_streams
+    from cpr_deploy.stream_health import HealthSettings
 
-    localizer = PointLocalizer(
+    raw_size = _numbers("--raw-size", args.raw_size, "x", 2, "640x480") if args.raw_size else None
+    roi = _numbers("--roi", args.roi, ",", 4, "0,200,1280,520") if args.roi else None
+    specs = [
+        SourceSpec(
+            source,
+            fps=args.fps,
+            every=args.every,
+            raw_size=tuple(raw_size) if raw_size else None,
+            raw_format=args.raw_format,
+            paced=args.mode == "latest" and SourceSpec(source).kind == "file",
+        )
+        for source in args.source
+    ]
+    settings = FeedSettings(
+        mode=args.mode,
+        attempts=args.reconnect_attempts,
+        first_wait=args.reconnect_wait,
+        health=HealthSettings(
+            stale_after=args.stale_after,
+            restart_after=args.restart_after,
+            frozen_after=args.frozen_after,
+            max_fps=args.max_fps,
+        ),
+    )
+    localizer = model = PointLocalizer(
         args.model,
         providers=args.providers,
         threads=args.threads,
         score_thresh=args.score_thresh,
         resize=_resize(args.resize),
     )
-    source = open_source(args.source, fps=args.fps)
+    if roi or args.tile:
+        localizer = RegionLocalizer(
+            model, roi=Region(*roi) if roi else None, tile=args.tile, overlap=args.overlap
+        )
     begin = time.perf_counter()
-    with contextlib.ExitStack() as outputs:
-        video = outputs.enter_context(open_video(args.output)) if args.output else None
-        records = outputs.enter_context(open_records(args.points)) if args.points else None
-        summary = run_stream(
+    group = FeedGroup(specs, settings)
+    with _sigterm(group.stop) as signals, group, contextlib.ExitStack() as stack:
+        outputs = StreamOutputs()
+        _open_outputs(args, group, stack, outputs)
+        summary = run_streams(
             localizer,
-            source,
-            video=video,
-            records=records,
-            every=args.every,
+            group,
+            outputs,
             max_frames=args.max_frames,
+            max_age_ms=args.max_age_ms,
             show_scores=not args.no_scores,
         )
-    seconds = time.perf_counter() - begin
+    code = _report(args, summary, time.perf_counter() - begin, model.providers)
+    if signals or summary.interrupted:
+        return 143 if signals else 130
+    return code
+
+
+@contextlib.contextmanager
+def _sigterm(stop):
+    """SIGTERM calls `stop`; yields the list of those that came."""
+    signals = []
+
+    def handle(number, _):
+        signals.append(number)
+        stop()
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield signals
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _open_outputs(args, group, stack: contextlib.ExitStack, outputs) -> None:
+    from cpr_deploy.stream_records import open_csv, open_records
+    from cpr_deploy.video_writer import open_video
+
+    # What has no end must be there while it grows.
+    in_place = any(feed.live or feed.spec.kind == "stdin" for feed in group.feeds)
+    outputs.frames = [[] for _ in group.feeds]
+    for path, open_writer in ((args.points, open_records), (args.csv, open_csv)):
+        if path:
+            outputs.records.append(stack.enter_context(open_writer(path, in_place=in_place)))
+    for path, writers in zip(_videos(args), outputs.frames, strict=False):
+        writers.append(stack.enter_context(open_video(path, in_place=in_place)))
+    for number, writers in enumerate(outputs.frames, 1):
+        if args.push:
+            from cpr_deploy.video_push import VideoPusher
+
+            pusher = VideoPusher(args.push.replace("{n}", str(number)))
+            writers.append(stack.enter_context(contextlib.closing(pusher)))
+        if args.view:
+            from cpr_deploy.window import Window
+
+            title = f"{number}: {group.feeds[number - 1].name}"
+            writers.append(stack.enter_context(contextlib.closing(Window(title, group.stop))))
+    if args.metrics:
+        from cpr_deploy.metrics_text import MetricsFile
+
+        outputs.on_status.append(MetricsFile(args.metrics))
+    if args.web:
+        from cpr_deploy.web.server import WebPage
+
+        host, port = web_address(args.web)
+        page = stack.enter_context(contextlib.closing(WebPage(host, port, len(group.feeds))))
+        outputs.on_status.append(page)
+        for writers, picture in zip(outputs.frames, page.pictures, strict=True):
+            writers.append(picture)
+        print(f"web page: http://{host}:{page.port}/", file=sys.stderr)
+
+
+def _report(args, summary, seconds: float, providers: tuple[str, ...]) -> int:
     print(summary.latency.table(), file=sys.stderr)
     print(
         f"{summary.frames} frames in {seconds:.1f} s ({summary.frames / seconds:.1f} a second),"
         f" {summary.points} points, {summary.flagged} frames with flags, {summary.dropped} dropped;"
-        f" {', '.join(localizer.providers)}",
+        f" {', '.join(providers)}",
         file=sys.stderr,
     )
-    for path, what in ((args.output, "video"), (args.points, "points")):
-        if path and path != "-" and (summary.frames or what == "points"):
+    if args.summary:
+        write_json(
+            args.summary,
+            {
+                "seconds": round(seconds, 3),
+                "streams": [status.snapshot() for status in summary.streams],
+                "latency_ms": summary.latency.summary(),
+                "providers": list(providers),
+                "errors": summary.errors,
+            },
+            indent=1,
+        )
+    written = [(path, "video") for path in _videos(args) if summary.frames]
+    written += [(args.points, "points"), (args.csv, "table"), (args.summary, "summary")]
+    for path, what in written:
+        if path and path != "-":
             print(f"wrote {what}: {path}", file=sys.stderr)
     for message in summary.errors:
         print(f"error: {message}", file=sys.stderr)
-    if summary.interrupted:
-        return 130
     return 1 if summary.errors or not summary.frames else 0
 
 

@@ -184,12 +184,16 @@ def test_versions_and_licence_agree():
 def test_ci_runs_the_readme_commands():
     lines = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert lines[-2:] == ["make test", "make test-browser"]
-    assert "    make test\n" in readme and "`make test-browser`" in readme
+    commands = [line for line in lines if line.startswith("make ")]
+    assert commands == ["make test", "make test-browser"]
+    assert "    make test\n" in readme
+    assert all(f"`{command}`" in readme for command in commands[1:])
 
 
-def test_files_of_the_review_page_are_packaged():
-    folder = PACKAGES["cpr"] / "visualization/review"
+@pytest.mark.parametrize("package", ["cpr.visualization.review", "cpr_deploy.web"])
+def test_files_of_web_pages_are_packaged(package):
+    root, *rest = package.split(".")
+    folder = PACKAGES[root].joinpath(*rest)
     files = {path.name for path in folder.iterdir() if path.suffix in (".html", ".css", ".js")}
     data = PYPROJECT["tool"]["setuptools"]["package-data"]
-    assert set(data["cpr.visualization.review"]) == files == {"page.html", "page.css", "page.js"}
+    assert set(data[package]) == files == {"page.html", "page.css", "page.js"}

@@ -9,19 +9,13 @@ import numpy as np
 import pytest
 
 import tiny_localizer
+from cpr_deploy.feed_group import FeedGroup
 from cpr_deploy.files import InputError
 from cpr_deploy.overlay import draw_points
 from cpr_deploy.point_localizer import PointLocalizer, PointResult
-from cpr_deploy.stream import run_stream
-from cpr_deploy.stream_records import RecordWriter
-from cpr_deploy.video_io import (
-    Frame,
-    FrameReader,
-    SourceError,
-    VideoSource,
-    open_source,
-    open_video,
-)
+from cpr_deploy.sources import Frame, SourceSpec, VideoSource, open_source
+from cpr_deploy.stream import StreamOutputs, run_streams
+from cpr_deploy.video_writer import open_video
 
 pytestmark = pytest.mark.onnx
 
@@ -77,6 +71,10 @@ def records_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+class Records(list):
+    write = list.append
+
+
 def test_script_writes_video_and_records_with_the_container_times(tmp_path, model_path):
     clip = write_clip(tmp_path / "clip.mp4")
     video, points = tmp_path / "out.mp4", tmp_path / "out.jsonl"
@@ -102,16 +100,9 @@ def test_script_writes_video_and_records_with_the_container_times(tmp_path, mode
 
 def test_every_and_max_frames(tmp_path, localizer):
     clip = write_clip(tmp_path / "clip.mp4")
-    records = []
-
-    class Keep(RecordWriter):
-        def __init__(self):
-            pass
-
-        def write(self, record):
-            records.append(record)
-
-    summary = run_stream(localizer, open_source(str(clip)), records=Keep(), every=3, max_frames=3)
+    records = Records()
+    with FeedGroup([SourceSpec(str(clip), every=3)]) as group:
+        summary = run_streams(localizer, group, StreamOutputs([records]), max_frames=3)
     assert summary.frames == 3 and not summary.errors
     assert [record["frame"] for record in records if record["type"] == "frame"] == [0, 3, 6]
 
@@ -216,43 +207,6 @@ def test_odd_and_changing_sizes(tmp_path):
         frames = list(container.decode(video=0))
     assert [(frame.height, frame.width) for frame in frames] == [(66, 98)] * 5
     assert all(b.pts > a.pts for a, b in zip(frames, frames[1:], strict=False))
-
-
-class FastCamera:
-    """A live source of 50 frames that does not wait."""
-
-    name, live, length = "camera", True, None
-    closed = False
-
-    def __iter__(self):
-        for index in range(50):
-            yield Frame(index, np.zeros((4, 4, 3), np.uint8), index / 50, index / 50)
-
-    def close(self):
-        self.closed = True
-
-
-def test_live_source_drops_the_oldest_and_counts():
-    source = FastCamera()
-    kept, dropped = [], 0
-    with FrameReader(source, capacity=2) as reader:
-        # Too slow for it: the source has ended before the first frame is taken.
-        reader._thread.join(timeout=1)
-        for delivery in reader:
-            kept.append(delivery.item.index)
-            dropped += delivery.dropped
-    assert source.closed and kept[-1] == 49 and len(kept) + dropped == 50
-
-
-def test_defect_of_a_source_reaches_the_consumer():
-    class Broken(FastCamera):
-        def __iter__(self):
-            yield Frame(0, np.zeros((4, 4, 3), np.uint8), 0.0, 0.0)
-            raise RuntimeError("lens cap")
-
-    with FrameReader(Broken()) as reader:
-        items = [delivery.item for delivery in reader]
-    assert isinstance(items[-1], SourceError) and "lens cap" in items[-1].message
 
 
 @pytest.mark.parametrize("size", [(180, 320), (1080, 1920)])

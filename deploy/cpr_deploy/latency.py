@@ -40,6 +40,10 @@ class LatencyRecorder:
         """The newest sample of each stage, in milliseconds."""
         return {name: round(1e3 * samples[-1], 3) for name, samples in self._samples.items()}
 
+    def totals_ms(self) -> dict[str, float]:
+        """The sum of all samples of each stage, in milliseconds."""
+        return {name: round(1e3 * sum(samples), 3) for name, samples in self._samples.items()}
+
     def summary(self) -> dict[str, dict[str, float]]:
         """Per stage: count, mean, p50, p95, p99 and max; milliseconds, in order of appearance."""
         result = {}

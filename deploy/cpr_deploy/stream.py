@@ -1,153 +1,328 @@
-"""From a source of frames to points, records and annotated video, with latencies per stage."""
+"""From sources of frames to points, records and annotated video, with latencies per stage."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
 import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
+import numpy as np
 from tqdm import tqdm
 
 from cpr_deploy import stream_records
+from cpr_deploy.decoder import DecoderError
+from cpr_deploy.feed import StreamFeed, WaitingFrame
+from cpr_deploy.feed_group import FeedGroup
+from cpr_deploy.files import InputError, explain
 from cpr_deploy.latency import LatencyRecorder
 from cpr_deploy.overlay import draw_points
-from cpr_deploy.point_localizer import PointLocalizer
-from cpr_deploy.stream_records import RecordWriter
-from cpr_deploy.video_io import (
-    GAP_SECONDS,
-    Delivery,
-    Frame,
-    FrameReader,
-    FrameSource,
-    SourceError,
-    VideoWriter,
-)
+from cpr_deploy.point_localizer import PointLocalizer, PointResult
+from cpr_deploy.regions import RegionLocalizer
+from cpr_deploy.sources import Frame
+from cpr_deploy.stream_health import StreamEvent
+from cpr_deploy.stream_status import StreamStatus
 
-STAGES_TO_POINTS = ("decode", "preprocess", "infer", "postprocess")
+logger = logging.getLogger(__name__)
+
+# Percentiles of latency are over so many frames, so that memory does not grow for hours.
+LATENCY_WINDOW = 5_000
+# Seconds between looks at a stop, and between calls of `on_status`.
+_WAIT = 0.2
+_STATUS_EVERY = 1.0
+
+
+class FrameWriter(Protocol):
+    """Takes annotated frames (height, width, 3) uint8 BGR and their seconds."""
+
+    def write(self, image: np.ndarray, seconds: float | None) -> None: ...
+
+
+class EntryWriter(Protocol):
+    """Takes stream records."""
+
+    def write(self, record: Mapping[str, Any]) -> None: ...
+
+
+@dataclasses.dataclass
+class StreamOutputs:
+    """records: of all streams. frames: per source, in their order, those who get annotated frames.
+    on_status: called about each second with the `StreamStatus` of every stream."""
+
+    records: list[EntryWriter] = dataclasses.field(default_factory=list)
+    frames: list[list[FrameWriter]] = dataclasses.field(default_factory=list)
+    on_status: list[Callable[[list[StreamStatus]], None]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass
 class StreamSummary:
-    """frames: processed; points: found in all; flagged: frames with flags; dropped: frames of a
-    live source that were not processed; errors: messages of the source."""
+    """latency: of the newest frames of all streams; streams: the status of each at the end; errors:
+    messages of sources and outputs that failed; interrupted: ended by Ctrl-C; stopped: by
+    `FeedGroup.stop`."""
 
     latency: LatencyRecorder
-    frames: int = 0
-    points: int = 0
-    flagged: int = 0
-    dropped: int = 0
+    streams: list[StreamStatus]
     errors: list[str] = dataclasses.field(default_factory=list)
     interrupted: bool = False
+    stopped: bool = False
+
+    def _sum(self, name: str) -> int:
+        return sum(getattr(status.feed.counts, name) for status in self.streams)
+
+    @property
+    def frames(self) -> int:
+        return self._sum("processed")
+
+    @property
+    def points(self) -> int:
+        return self._sum("points")
+
+    @property
+    def flagged(self) -> int:
+        return self._sum("flagged")
+
+    @property
+    def dropped(self) -> int:
+        return self._sum("dropped")
 
 
-def run_stream(
-    localizer: PointLocalizer,
-    source: FrameSource,
+def run_streams(
+    localizer: PointLocalizer | RegionLocalizer,
+    group: FeedGroup,
+    outputs: StreamOutputs | None = None,
     *,
-    video: VideoWriter | None = None,
-    records: RecordWriter | None = None,
-    every: int = 1,
     max_frames: int | None = None,
+    max_age_ms: float = 500.0,
     show_scores: bool = True,
 ) -> StreamSummary:
-    """Runs `localizer` on every `every`th frame of `source` until it ends or Ctrl-C.
+    """Runs `localizer` on the frames of an entered `group` until its sources end, or Ctrl-C.
 
-    The source is read in a thread of its own. Stages: decode, preprocess, infer, postprocess, draw,
-    encode. An error of the source becomes a record and the work goes on with what follows.
+    Frames of several streams that wait at the same time go through the network together. A result
+    of a live source that is older than `max_age_ms` when it is known is marked stale. An error of
+    a source becomes a record, and the work goes on with the others.
+
+    Raises:
+        RuntimeError: a frame is not accounted for; that is a defect.
     """
-    stream = _Stream(localizer, source, video, records, show_scores)
-    summary = stream.summary
-    length = None if source.length is None else -(-source.length // every)
-    if max_frames is not None:
-        length = max_frames if length is None else min(length, max_frames)
-    progress = tqdm(total=length, unit="frame", disable=not sys.stderr.isatty())
+    run = _Run(localizer, group, outputs or StreamOutputs(), max_age_ms, show_scores)
     try:
-        with progress, FrameReader(source, every=every) as reader:
-            for delivery in reader:
-                if isinstance(delivery.item, SourceError):
-                    stream.fail(delivery.item)
-                    continue
-                stream.process(delivery.item, delivery)
-                progress.update()
-                if max_frames is not None and summary.frames >= max_frames:
-                    break
+        run.loop(max_frames)
     except KeyboardInterrupt:
         # What is done is kept: the caller closes the files as after a normal end.
-        summary.interrupted = True
-    stream.record(stream_records.end_record(source.name, summary.frames, len(summary.errors)))
-    return summary
+        run.summary.interrupted = True
+    run.end()
+    return run.summary
 
 
-class _Stream:
-    """Where one stream goes, and what has come of it so far."""
-
+class _Run:
     def __init__(
         self,
-        localizer: PointLocalizer,
-        source: FrameSource,
-        video: VideoWriter | None,
-        records: RecordWriter | None,
+        localizer: PointLocalizer | RegionLocalizer,
+        group: FeedGroup,
+        outputs: StreamOutputs,
+        max_age_ms: float,
         show_scores: bool,
     ):
-        self.summary = StreamSummary(LatencyRecorder())
         self._localizer = localizer
-        self._source = source
-        self._video = video
-        self._records = records
+        self._group = group
+        self._outputs = outputs
+        self._max_age_ms = max_age_ms
         self._show_scores = show_scores
-        self._frames_read = 0
-        self._last_captured: float | None = None
+        self._several = len(group.feeds) > 1
+        self._forgiving = any(feed.live for feed in group.feeds)
+        self._status = {
+            id(feed): StreamStatus(number, feed, localizer.class_names)
+            for number, feed in enumerate(group.feeds, 1)
+        }
+        self._told = 0.0
+        latency = LatencyRecorder(LATENCY_WINDOW)
+        self.summary = StreamSummary(latency, list(self._status.values()))
 
-    def record(self, entry: dict) -> None:
-        if self._records is not None:
-            self._records.write(entry)
+    def loop(self, max_frames: int | None) -> None:
+        group = self._group
+        with tqdm(
+            total=_length(group.feeds, max_frames), unit="frame", disable=not sys.stderr.isatty()
+        ) as progress:
+            while not group.finished:
+                if group.stopping.is_set():
+                    self.summary.stopped = True
+                    return
+                frames = []
+                for feed, item in group.take(_WAIT):
+                    if isinstance(item, WaitingFrame):
+                        frames.append((feed, item))
+                    else:
+                        self._tell(feed, item)
+                left = None if max_frames is None else max_frames - self.summary.frames
+                progress.update(self._process(frames, left))
+                self._tell_status()
+                if max_frames is not None and self.summary.frames >= max_frames:
+                    return
 
-    def fail(self, error: SourceError) -> None:
-        self.summary.errors.append(error.message)
-        index = error.index if error.index >= 0 else self._frames_read
-        self.record(stream_records.error_record(self._source.name, index, error.message))
+    def end(self) -> None:
+        for status in self._status.values():
+            status.feed.stop()
+        for status in self._status.values():
+            feed = status.feed
+            feed.join()
+            for item in feed.remaining_events():
+                self._tell(feed, item)
+            counts = feed.counts
+            self._record(
+                feed, stream_records.end_record(feed.name, counts.processed, counts.errors)
+            )
+        self._tell_status(now=True)
+        self._group.check()
 
-    def process(self, frame: Frame, delivery: Delivery) -> None:
-        self._note_losses(frame, delivery.dropped)
-        latency, localizer = self.summary.latency, self._localizer
-        latency.add("decode", delivery.decode_seconds)
-        result = localizer(frame.image, latency=latency)
-        newest = latency.last_ms()
-        stages = {stage: newest[stage] for stage in STAGES_TO_POINTS}
-        self.record(
+    # --- frames -----------------------------------------------------------------------------------
+
+    def _process(self, waiting: list[tuple[StreamFeed, WaitingFrame]], left: int | None) -> int:
+        """Runs the frames that wait; how many that were. Beyond `left` they are not taken."""
+        batch: list[tuple[StreamFeed, WaitingFrame, Frame]] = []
+        for feed, item in waiting:
+            if left is not None and len(batch) >= left:
+                feed.give_back(item)
+                continue
+            try:
+                batch.append((feed, item, item.take()))
+            except DecoderError as error:
+                feed.done(lost=True)
+                logger.warning("%s: %s", feed.name, error)
+        return self._localize(batch) if batch else 0
+
+    def _localize(self, batch: list[tuple[StreamFeed, WaitingFrame, Frame]]) -> int:
+        latency = LatencyRecorder()
+        try:
+            results = self._localizer([frame.image for _, _, frame in batch], latency=latency)
+        except InputError as error:
+            if len(batch) > 1:  # the others must not suffer for one
+                return sum(self._localize([one]) for one in batch)
+            feed = batch[0][0]
+            feed.done(lost=True)
+            feed.fail(f"{feed.name}: {error}")
+            return 0
+        stages = latency.totals_ms()
+        for (feed, item, frame), result in zip(batch, results, strict=True):
+            self._deliver(feed, item, frame, result, stages)
+        return len(batch)
+
+    def _deliver(
+        self,
+        feed: StreamFeed,
+        item: WaitingFrame,
+        frame: Frame,
+        result: PointResult,
+        network_ms: Mapping[str, float],
+    ) -> None:
+        age_ms = 1e3 * (time.monotonic() - frame.clock) if feed.live else None
+        stale = age_ms is not None and age_ms > self._max_age_ms
+        decode_ms = round(1e3 * frame.decode_seconds, 3)
+        stages = {"decode": decode_ms, **network_ms}
+        for stage, milliseconds in stages.items():
+            self.summary.latency.add(stage, 1e-3 * milliseconds)
+        if item.dropped:
+            event = StreamEvent("drop", item.index, {"count": item.dropped})
+            self._tell(feed, event)
+        self._record(
+            feed,
             stream_records.frame_record(
-                source=self._source.name,
+                source=feed.name,
                 file=frame.name,
                 frame=frame.index,
                 pts=frame.pts,
                 captured_at=frame.captured_at,
                 latency_ms=stages,
                 result=result,
-                class_names=localizer.class_names,
-            )
+                class_names=self._localizer.class_names,
+                age_ms=age_ms,
+                dropped=item.dropped,
+                stale=stale,
+                frozen=item.frozen,
+            ),
         )
-        self.summary.frames += 1
-        self.summary.points += len(result)
-        self.summary.flagged += result.flags != 0
-        if self._video is not None:
-            with latency.stage("draw"):
-                image = draw_points(
-                    frame.image,
-                    result,
-                    localizer.class_names,
-                    status=f"{sum(stages.values()):.0f} ms",
-                    show_scores=self._show_scores,
-                )
-            with latency.stage("encode"):
-                self._video.write(image, frame.pts)
+        status = self._status[id(feed)]
+        status.add(frame, result, age_ms, stale=stale)
+        feed.done()
+        self._draw(status, frame, result, sum(stages.values()), age_ms, stale or item.frozen)
 
-    def _note_losses(self, frame: Frame, dropped: int) -> None:
-        name = self._source.name
-        if dropped:
-            self.summary.dropped += dropped
-            self.record(stream_records.drop_record(name, frame.index, dropped))
-        if self._source.live and self._last_captured is not None and not dropped:
-            silence = frame.captured_at - self._last_captured
-            if silence > GAP_SECONDS * (frame.index + 1 - self._frames_read):
-                self.record(stream_records.gap_record(name, frame.index, silence))
-        self._last_captured = frame.captured_at
-        self._frames_read = frame.index + 1
+    def _draw(
+        self,
+        status: StreamStatus,
+        frame: Frame,
+        result: PointResult,
+        total_ms: float,
+        age_ms: float | None,
+        doubtful: bool,
+    ) -> None:
+        writers = self._outputs.frames[status.number - 1] if self._outputs.frames else []
+        if not writers:
+            return
+        latency = self.summary.latency
+        text = [f"{total_ms:.0f} ms"]
+        if age_ms is not None:
+            blind = status.feed.blind_seconds()
+            text += [f"age {age_ms:.0f} ms", f"blind {blind:.1f} s"]
+        if doubtful:
+            text.append("STALE")
+        with latency.stage("draw"):
+            image = draw_points(
+                frame.image,
+                result,
+                self._localizer.class_names,
+                status=", ".join(text),
+                show_scores=self._show_scores,
+            )
+        # Times of a live source begin anew when it comes back; our clock does not.
+        seconds = frame.clock if status.feed.live else frame.pts
+        with latency.stage("encode"):
+            for writer in list(writers):
+                self._write(writers, writer, image, seconds)
+
+    # --- records ----------------------------------------------------------------------------------
+
+    def _tell(self, feed: StreamFeed, event: StreamEvent) -> None:
+        if event.type == "error":
+            self.summary.errors.append(str(event.fields["message"]))
+        self._record(
+            feed,
+            stream_records.event_record(event.type, feed.name, event.frame, **event.fields),
+        )
+
+    def _record(self, feed: StreamFeed, record: dict[str, Any]) -> None:
+        if self._several:
+            record = {**record, "stream": self._status[id(feed)].number}
+        for writer in list(self._outputs.records):
+            self._write(self._outputs.records, writer, record)
+
+    def _write(self, writers: list, writer: Any, *what: Any) -> None:
+        """An output that fails ends a run on files. With live sources the others go on: a full disk
+        must not make a lookout blind."""
+        try:
+            writer.write(*what)
+        except OSError as error:
+            if not self._forgiving or isinstance(error, BrokenPipeError):
+                raise
+            writers.remove(writer)
+            message = explain(error) or str(error)
+            logger.error("an output failed: %s", message)
+            self.summary.errors.append(message)
+            if not self._outputs.records and not any(self._outputs.frames):
+                raise
+
+    def _tell_status(self, now: bool = False) -> None:
+        if now or time.monotonic() - self._told >= _STATUS_EVERY:
+            self._told = time.monotonic()
+            for call in self._outputs.on_status:
+                with contextlib.suppress(OSError):  # a full disk: the next time, perhaps
+                    call(self.summary.streams)
+
+
+def _length(feeds: Sequence[StreamFeed], max_frames: int | None) -> int | None:
+    lengths = [feed.length for feed in feeds]
+    if any(length is None for length in lengths):
+        return max_frames
+    total = sum(-(-length // feed.spec.every) for length, feed in zip(lengths, feeds, strict=True))
+    return total if max_frames is None else min(total, max_frames)

@@ -1,27 +1,37 @@
-"""Stream records: one JSON object a line, in the order of the stream.
+"""Stream records: one JSON object a line, in the order of the stream. STREAMS.md lists them all.
 
-`type` tells what a line is:
-- "frame": source, file (of a folder of images, else left out), frame (index from 0), pts (seconds
-  from the container, null if it has none), captured_at (seconds since 1970 when the frame was
-  read), latency_ms (stage -> ms), flags (see `PointResult`), points [{x, y, score, label,
-  class_name}] in px of the frame.
-- "drop": source, frame (the next one kept), count: frames that were read but not processed because
-  the program could not keep up with a live source.
-- "gap": source, frame, seconds: a live source gave no frame for this long.
-- "error": source, frame (frames read so far), message: the source failed here.
-- "end": source, frames, errors.
+`type` tells what a line is; each has source and, but for "end", frame (the index of the frame it
+belongs to or, of events between frames, of the next one).
+- "frame": file (of a folder of images, else left out), pts (seconds from the container, null if it
+  has none), captured_at (seconds since 1970 when the frame was read), latency_ms (stage -> ms), of
+  live sources age_ms (from capture to these points), dropped, stale and frozen (each left out if 0
+  or false), flags (see `PointResult`), points [{x, y, score, label, class_name}], px of the frame.
+- "drop": count: frames that were read but not processed because a newer one had come.
+- "gap", "stale", "frozen": seconds. "lost": message, retry_in. "reconnected": seconds, attempts.
+  "damaged": count. "resolution": width, height, old_width, old_height.
+- "error": message: the source failed here, for good.
+- "end": frames, errors.
+All but "frame" and "end" have `at`, seconds since 1970. With several sources each record has
+`stream`, the source's number from 1.
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from cpr_deploy.files import atomic_path
 from cpr_deploy.point_localizer import PointResult
+
+CSV_COLUMNS = (
+    *("stream", "source", "frame", "pts", "captured_at", "stale"),
+    *("x", "y", "score", "label", "class_name"),
+)
 
 
 def point_records(result: PointResult, class_names: Sequence[str]) -> list[dict[str, Any]]:
@@ -48,6 +58,10 @@ def frame_record(
     result: PointResult,
     class_names: Sequence[str],
     file: str = "",
+    age_ms: float | None = None,
+    dropped: int = 0,
+    stale: bool = False,
+    frozen: bool = False,
 ) -> dict[str, Any]:
     return {
         "type": "frame",
@@ -57,21 +71,18 @@ def frame_record(
         "pts": pts if pts is None else round(pts, 6),
         "captured_at": round(captured_at, 6),
         "latency_ms": dict(latency_ms),
+        **({} if age_ms is None else {"age_ms": round(age_ms, 3)}),
+        **({"dropped": dropped} if dropped else {}),
+        **({"stale": True} if stale else {}),
+        **({"frozen": True} if frozen else {}),
         "flags": result.flags,
         "points": point_records(result, class_names),
     }
 
 
-def drop_record(source: str, frame: int, count: int) -> dict[str, Any]:
-    return {"type": "drop", "source": source, "frame": frame, "count": count}
-
-
-def gap_record(source: str, frame: int, seconds: float) -> dict[str, Any]:
-    return {"type": "gap", "source": source, "frame": frame, "seconds": round(seconds, 3)}
-
-
-def error_record(source: str, frame: int, message: str) -> dict[str, Any]:
-    return {"type": "error", "source": source, "frame": frame, "message": message}
+def event_record(type: str, source: str, frame: int, **fields: Any) -> dict[str, Any]:
+    """A record of one of the types between frames."""
+    return {"type": type, "source": source, "frame": frame, "at": round(time.time(), 3), **fields}
 
 
 def end_record(source: str, frames: int, errors: int) -> dict[str, Any]:
@@ -79,21 +90,59 @@ def end_record(source: str, frames: int, errors: int) -> dict[str, Any]:
 
 
 class RecordWriter:
-    """Writes records to an open text file, one a line."""
+    """Writes records to an open text file, one a line, each at once."""
 
     def __init__(self, file: IO[str]):
         self._file = file
 
     def write(self, record: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(record, allow_nan=False) + "\n")
+        self._file.flush()
+
+
+class CsvWriter:
+    """Writes the points of frame records to an open text file, one a row; events are left out."""
+
+    def __init__(self, file: IO[str]):
+        self._file = file
+        self._rows = csv.DictWriter(file, CSV_COLUMNS, extrasaction="ignore", restval="")
+        self._rows.writeheader()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        if record["type"] != "frame":
+            return
+        common = {"stream": 1, **record, "stale": int(record.get("stale", False))}
+        self._rows.writerows({**common, **point} for point in record["points"])
+        self._file.flush()
 
 
 @contextlib.contextmanager
-def open_records(path: str) -> Iterator[RecordWriter]:
-    """A writer to `path`, which appears when the block ends well; "-" is standard output."""
+def _open_text(path: str, in_place: bool) -> Iterator[IO[str]]:
     if path == "-":
-        yield RecordWriter(sys.stdout)
+        yield sys.stdout
         sys.stdout.flush()
-        return
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    elif in_place:
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            yield file
+    else:
+        with atomic_path(path) as temporary:
+            with open(temporary, "w", encoding="utf-8", newline="") as file:
+                yield file
+
+
+@contextlib.contextmanager
+def open_records(path: str, *, in_place: bool = False) -> Iterator[RecordWriter]:
+    """A writer to `path`, which appears when the block ends well; "-" is standard output.
+
+    `in_place`, for streams without end: the file is there from the start, line by line, and stays
+    whatever happens.
+    """
+    with _open_text(path, in_place) as file:
         yield RecordWriter(file)
+
+
+@contextlib.contextmanager
+def open_csv(path: str, *, in_place: bool = False) -> Iterator[CsvWriter]:
+    """As `open_records`, for points as CSV."""
+    with _open_text(path, in_place) as file:
+        yield CsvWriter(file)

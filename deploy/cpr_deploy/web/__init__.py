@@ -1,0 +1,1 @@
+"""A page that shows what the streams see: picture, counts over time, health."""
