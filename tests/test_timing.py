@@ -9,7 +9,7 @@ import pytest
 import tiny_localizer
 from cpr_deploy import timing
 from cpr_deploy.files import InputError
-from cpr_deploy.video_io import open_video
+from cpr_deploy.video_writer import open_video
 
 pytestmark = pytest.mark.onnx
 SCRIPT = tiny_localizer.ROOT / "deploy" / "benchmark.py"

@@ -20,7 +20,7 @@ from cpr_deploy.latency import LatencyRecorder
 from cpr_deploy.point_localizer import PointLocalizer
 
 if TYPE_CHECKING:
-    from cpr_deploy.video_io import Frame, SourceError
+    from cpr_deploy.sources import Frame, SourceError
 
 
 @dataclasses.dataclass
@@ -45,7 +45,7 @@ def load(label: str, model: str | os.PathLike | bytes, **options: Any) -> Candid
 
 def read_frames(source: str, limit: int) -> list[np.ndarray]:
     """The first frames of a video or folder, (height, width, 3) uint8 BGR."""
-    from cpr_deploy.video_io import SourceError, open_source
+    from cpr_deploy.sources import SourceError, open_source
 
     frames = []
     with contextlib.closing(open_source(source)) as opened:
@@ -130,7 +130,8 @@ def time_pipeline(
     the whole, and "fps_without_decode" of all else.
     """
     from cpr_deploy.overlay import draw_points
-    from cpr_deploy.video_io import open_source, open_video
+    from cpr_deploy.sources import open_source
+    from cpr_deploy.video_writer import open_video
 
     latency = LatencyRecorder()
     frames = 0
@@ -163,7 +164,7 @@ def time_pipeline(
 
 def _timed(source: Iterable[Frame | SourceError], limit: int) -> Iterable[tuple[Frame, float]]:
     """Frames with the seconds that each took to come."""
-    from cpr_deploy.video_io import SourceError
+    from cpr_deploy.sources import SourceError
 
     iterator = iter(source)
     for _ in range(limit):
