@@ -124,12 +124,17 @@ def wait_until(condition, seconds=20.0, what="what was waited for"):
 
 
 def decoders_of(pid: int) -> list[int]:
-    """Processes whose parent is `pid`, zombies too."""
+    """Decoders whose parent is `pid`, and whatever child of it is a zombie.
+
+    Other tests may have left a helper of Python's multiprocessing running.
+    """
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, IndexError):
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[1]) == pid:
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            if int(parent) != pid:
+                continue
+            if state == "Z" or b"cpr_deploy.decoder_child" in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
     return found
 
