@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cpr_deploy.files import InputError
+from cpr_deploy.files import InputError, atomic_path
 
 
 def read_rgb(path: str | os.PathLike) -> np.ndarray:
@@ -30,6 +31,16 @@ def read_rgb(path: str | os.PathLike) -> np.ndarray:
 def read_bgr(path: str | os.PathLike) -> np.ndarray:
     """As `read_rgb`, with the channels in the order that the ONNX graphs and OpenCV take."""
     return np.ascontiguousarray(read_rgb(path)[:, :, ::-1])
+
+
+def write_rgb(path: Path, pixels: np.ndarray, *, jpeg_quality: int) -> None:
+    """Writes (H, W, 3) uint8 RGB in the format of the suffix, atomically.
+
+    JPEG (.jpg) keeps colours at full resolution: objects may be a few px wide.
+    """
+    settings = {"quality": jpeg_quality, "subsampling": 0} if path.suffix == ".jpg" else {}
+    with atomic_path(path) as temporary:
+        Image.fromarray(pixels).save(temporary, **settings)
 
 
 def unreadable(error: Exception) -> str:

@@ -7,11 +7,7 @@ from pathlib import Path
 
 from cpr_deploy.files import InputError, atomic_path, check_outputs, write_json
 
-from .output import counts, show_progress, show_skipped
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+from .output import class_names, counts, show_progress, show_skipped
 
 
 def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +44,7 @@ def add_frames_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--classes",
         required=True,
-        type=_names,
+        type=class_names,
         metavar="A,B,C",
         help="what will be annotated: names of the classes, ids from 1",
     )
@@ -143,7 +139,7 @@ def add_deduplicate_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--output", required=True, type=Path, help="point JSON to write")
     parser.add_argument(
         "--classes",
-        type=_names,
+        type=class_names,
         metavar="A,B,C",
         help="without --annotations: what will be annotated",
     )

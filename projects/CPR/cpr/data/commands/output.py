@@ -1,4 +1,4 @@
-"""Progress and counts as the sub-commands show them."""
+"""What the sub-commands share: words they take, progress and counts as they show them."""
 
 from __future__ import annotations
 
@@ -28,3 +28,8 @@ def counts(dataset: dict) -> str:
     return ", ".join(
         f"{len(dataset[key])} {key}" for key in keys if isinstance(dataset.get(key), list)
     )
+
+
+def class_names(text: str) -> list[str]:
+    """ "A, B" as ["A", "B"]."""
+    return [name.strip() for name in text.split(",") if name.strip()]

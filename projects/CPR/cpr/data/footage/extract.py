@@ -16,10 +16,10 @@ import numpy as np
 from cpr_deploy.cpus import available_cpus
 from cpr_deploy.files import (
     InputError,
-    atomic_path,
     check_output_folder,
     write_json,
 )
+from cpr_deploy.image_files import read_rgb, write_rgb
 
 from ..point_json import Problem, save_points
 from .folder import (
@@ -197,7 +197,8 @@ def _read(
                 if frames and _bits(frames[-1], record) <= settings.threshold:
                     dropped.append(_drop(output, record, frames[-1], frame.image))
                     continue
-            _write_image(output / "images" / record["file_name"], frame.image, settings.quality)
+            path = output / "images" / record["file_name"]
+            write_rgb(path, frame.image, jpeg_quality=settings.quality)
             frames.append(record)
         check()
         if not frames:
@@ -242,7 +243,7 @@ def _drop(output: Path, record: dict, of: dict, image: np.ndarray) -> dict[str, 
     factor = min(1.0, SMALL_SIDE / max(image.shape[:2]))
     size = tuple(max(1, round(factor * side)) for side in image.shape[1::-1])
     small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
-    _write_image(output / "dropped" / name, small, 85)
+    write_rgb(output / "dropped" / name, small, jpeg_quality=85)
     return {
         **record,
         "duplicate_of": of["file_name"],
@@ -251,21 +252,8 @@ def _drop(output: Path, record: dict, of: dict, image: np.ndarray) -> dict[str, 
     }
 
 
-def _write_image(path: Path, pixels: np.ndarray, quality: int) -> None:
-    from PIL import Image
-
-    settings: dict[str, Any] = {}
-    if path.suffix == ".jpg":
-        # Colours at full resolution: objects may be a few px wide.
-        settings = {"quality": quality, "subsampling": 0}
-    with atomic_path(path) as temporary:
-        Image.fromarray(pixels).save(temporary, **settings)
-
-
 def _drop_across(output: Path, states: dict[str, dict], threshold: int, settled: set[str]) -> None:
     """Drops frames that come near a kept one of another video; `settled` ones first."""
-    from cpr_deploy.image_files import read_rgb
-
     order = sorted(states, key=lambda sequence: sequence not in settled)
     frames = [frame for sequence in order for frame in states[sequence]["frames"]]
     hashes = np.array([int(frame["hash"], 16) for frame in frames], dtype=np.uint64)

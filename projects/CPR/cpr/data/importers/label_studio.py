@@ -25,6 +25,7 @@ from .records import (
     Image,
     box_around,
     finite,
+    finite_points,
     outline,
     turned_rectangle,
     whole_number_in,
@@ -195,17 +196,10 @@ def _notes(region: list[dict[str, Any]]) -> list[Any]:
 
 
 def _polygon(points: Any, width: float, height: float) -> list[tuple[float, float]] | None:
-    if not isinstance(points, list) or len(points) < 3:
+    pairs = finite_points(points)
+    if pairs is None or len(pairs) < 3:
         return None
-    converted = []
-    for point in points:
-        if not isinstance(point, list) or len(point) != 2:
-            return None
-        x, y = finite(point[0]), finite(point[1])
-        if x is None or y is None:
-            return None
-        converted.append((x * width / 100, y * height / 100))
-    return converted
+    return [(x * width / 100, y * height / 100) for x, y in pairs]
 
 
 def _size(data: dict[str, Any], regions: list[list[dict[str, Any]]]) -> tuple[Any, Any] | None:

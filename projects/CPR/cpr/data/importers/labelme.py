@@ -16,7 +16,7 @@ from cpr_deploy.files import InputError, read_json
 
 from ..point_json import Problem
 from .names import AnnotationFile, ImageNames, annotation_files, reason
-from .records import Click, Conventions, Image, box_around, box_between, finite, outline
+from .records import Click, Conventions, Image, box_around, box_between, finite_points, outline
 
 # The number of points that a shape has: least, most.
 _COUNTS = {"point": (1, 1), "rectangle": (2, 4), "circle": (2, 2), "polygon": (3, None)}
@@ -93,14 +93,7 @@ def _click(record: str, name: str, shape: Any, conventions: Conventions) -> Clic
 
 
 def _points(points: Any, conventions: Conventions) -> list[tuple[float, float]] | None:
-    if not isinstance(points, list):
+    pairs = finite_points(points)
+    if pairs is None:
         return None
-    converted = []
-    for point in points:
-        if not isinstance(point, list) or len(point) != 2:
-            return None
-        x, y = finite(point[0]), finite(point[1])
-        if x is None or y is None:
-            return None
-        converted.append((conventions.to_continuous(x), conventions.to_continuous(y)))
-    return converted
+    return [(conventions.to_continuous(x), conventions.to_continuous(y)) for x, y in pairs]

@@ -129,6 +129,21 @@ def finite(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def finite_points(points: Any) -> list[tuple[float, float]] | None:
+    """A list of [x, y] of a JSON file, or None if it is anything else."""
+    if not isinstance(points, list):
+        return None
+    pairs = []
+    for point in points:
+        if not isinstance(point, list) or len(point) != 2:
+            return None
+        x, y = finite(point[0]), finite(point[1])
+        if x is None or y is None:
+            return None
+        pairs.append((x, y))
+    return pairs
+
+
 def box_between(
     first: Sequence[float], second: Sequence[float]
 ) -> tuple[float, float, float, float]:

@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from cpr_deploy.cpus import available_cpus
-from cpr_deploy.files import InputError, atomic_path, check_output_folder, explain, safe_child
-from cpr_deploy.image_files import read_rgb
+from cpr_deploy.files import InputError, check_output_folder, explain, safe_child
+from cpr_deploy.image_files import read_rgb, write_rgb
 from cpr_deploy.tiling import Corner
 
 from ..point_json import Problem, image_path
@@ -148,7 +148,8 @@ def _cut(job: _Job) -> tuple[int, str | None]:
         if missing:
             image = read_rgb(job.source)
             for corner, path in missing:
-                _write(path, crop_tile(str(job.source), image, corner))
+                tile = crop_tile(str(job.source), image, corner)
+                write_rgb(path, tile, jpeg_quality=JPEG_QUALITY)
     except (InputError, OSError) as error:
         text = explain(error)
         if text is None:
@@ -168,17 +169,6 @@ def _is_done(path: Path, corner: Corner, changed: int) -> bool:
             return image.size == (corner[2] - corner[0], corner[3] - corner[1])
     except Exception:  # Pillow raises many types; whatever it is, the tile is cut again
         return False
-
-
-def _write(path: Path, pixels: Any) -> None:
-    from PIL import Image
-
-    settings: dict[str, Any] = {}
-    if path.suffix == ".jpg":
-        # Colours at full resolution: objects may be a few px wide.
-        settings = {"quality": JPEG_QUALITY, "subsampling": 0}
-    with atomic_path(path) as temporary:
-        Image.fromarray(pixels).save(temporary, **settings)
 
 
 def _of_files(
