@@ -223,7 +223,8 @@ def write_tiled(
                         jobs, desc="cutting", total=total
                     ),
                 )
-                prepared.skipped += [p for p in skipped if p not in prepared.skipped]
+                known = set(prepared.skipped)
+                prepared.skipped += [problem for problem in skipped if problem not in known]
             prepared.write(annotations / f"{name}.json", tiles)
 
 
