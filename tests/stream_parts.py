@@ -124,10 +124,7 @@ def wait_until(condition, seconds=20.0, what="what was waited for"):
 
 
 def decoders_of(pid: int) -> list[int]:
-    """Decoders whose parent is `pid`, and whatever child of it is a zombie.
-
-    Other tests may have left a helper of Python's multiprocessing running.
-    """
+    """Decoders whose parent is `pid`, and whatever child of it is a zombie."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, IndexError):
@@ -137,6 +134,17 @@ def decoders_of(pid: int) -> list[int]:
             if state == "Z" or b"cpr_deploy.decoder_child" in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
     return found
+
+
+@contextlib.contextmanager
+def no_decoder_left():
+    """Asserts that no decoder of ours, alive or a zombie, is left that was not there before.
+
+    Workers that other tests have left to the garbage collector may be.
+    """
+    before = decoders_of(os.getpid())
+    yield
+    assert set(decoders_of(os.getpid())) <= set(before)
 
 
 def open_files(pid: int | str = "self") -> int:

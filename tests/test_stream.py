@@ -1,6 +1,5 @@
 import csv
 import json
-import os
 import threading
 import time
 
@@ -25,6 +24,12 @@ COUNT = 12
 def clip(tmp_path_factory):
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     return stream_parts.write_clip(path, stream_parts.pictures(COUNT), crf="10")
+
+
+@pytest.fixture(autouse=True)
+def no_decoder_left():
+    with stream_parts.no_decoder_left():
+        yield
 
 
 class Slow:
@@ -53,7 +58,6 @@ def test_every_frame_of_a_file_with_its_points(clip):
         assert found(record) == spot_model.centres(stream_parts.cells_of(index))
     assert (counts(summary).decoded, counts(summary).processed) == (COUNT, COUNT)
     assert summary.streams[0].feed.in_flight() == 0 and not summary.errors
-    assert not stream_parts.decoders_of(os.getpid())
 
 
 def test_a_slow_reader_loses_no_frame_of_a_file(clip):
@@ -138,7 +142,6 @@ def test_a_stop_ends_a_source_without_end_soon(tmp_path):
         summary = run_streams(stream_parts.localizer(), group, StreamOutputs([records]))
         assert time.monotonic() - begin < 3
     assert summary.stopped and records[-1]["type"] == "end"
-    assert not stream_parts.decoders_of(os.getpid())
 
 
 def test_a_frame_not_accounted_for_is_an_error(clip, monkeypatch):

@@ -4,7 +4,6 @@ Each fault must end in frames again, or in a clear error; every decoded frame is
 process and no open file is left behind.
 """
 
-import os
 import random
 import signal
 import socket
@@ -25,8 +24,8 @@ RESTARTS = 20
 def nothing_left_behind():
     stream_parts.localizer()  # ONNX Runtime opens files of its own when it is first used
     files = stream_parts.open_files()
-    yield
-    assert not stream_parts.decoders_of(os.getpid())
+    with stream_parts.no_decoder_left():
+        yield
     stream_parts.wait_until(lambda: stream_parts.open_files() <= files, 5, "closing of files")
 
 
