@@ -22,6 +22,7 @@ from cpr.modeling.decoding import DecodeSettings
 from cpr_deploy.files import InputError
 from cpr_deploy.model_spec import ModelSpec
 from cpr_deploy.parity import TOLERANCES, Tolerance
+from cpr_deploy.point_localizer import PointLocalizer
 from cpr_deploy.point_nms import point_nms
 
 pytestmark = pytest.mark.onnx
@@ -159,8 +160,27 @@ def test_grid_smaller_than_the_top_k():
     np.testing.assert_allclose(scores[0, : valid[0]], expected[1], atol=1e-6)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("part", ["logits", "points"])
+def test_numbers_that_are_not_finite_are_flagged(value, part):
+    logits, points = planted(2, 32, 32, 1)
+    {"logits": logits, "points": points}[part][1, 17] = value
+    flags = run_graph(PlantedMaps(logits, points), 32, 32, nms_iterations=20)[4]
+    assert flags.tolist() == [0, 4]
+
+
+def test_a_network_beyond_its_range_is_not_an_empty_image():
+    proto = onnx.load_model_from_string(tiny_localizer.exported_bytes())
+    kernels = next(part for part in proto.graph.initializer if len(part.dims) == 4)
+    values = onnx.numpy_helper.to_array(kernels).copy()
+    values[0] = np.inf
+    kernels.CopyFrom(onnx.numpy_helper.from_array(values, kernels.name))
+    result = PointLocalizer(proto.SerializeToString())(tiny_localizer.scene(128, 160))
+    assert len(result) == 0 and result.flags == 4
+
+
 def test_empty_slots_are_marked():
-    logits = torch.full((1, 64, 1), -torch.inf)
+    logits = torch.full((1, 64, 1), -200.0)  # a score of exactly 0
     logits[0, 5] = 2.0
     points = torch.full((1, 64, 2), 7.0)
     _, scores, labels, valid, flags = run_graph(PlantedMaps(logits, points), 32, 32)

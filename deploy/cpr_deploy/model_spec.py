@@ -20,6 +20,7 @@ COORDINATES = (
 # Bits of the output `flags`.
 FLAG_NMS_NOT_CONVERGED = 1
 FLAG_CANDIDATES_OVERFLOWED = 2
+FLAG_NOT_FINITE = 4
 
 
 @dataclasses.dataclass(frozen=True)

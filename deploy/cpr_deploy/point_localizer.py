@@ -16,7 +16,7 @@ import numpy as np
 
 from cpr_deploy.files import InputError
 from cpr_deploy.latency import LatencyRecorder
-from cpr_deploy.model_spec import ModelSpec
+from cpr_deploy.model_spec import FLAG_NOT_FINITE, ModelSpec
 from cpr_deploy.onnx_check import MAX_MODEL_BYTES, check_onnx
 from cpr_deploy.sessions import Provider, SessionSettings, create_session, make_runner
 
@@ -43,7 +43,8 @@ class PointResult:
     """Points of one image, best first.
 
     points (n, 2) float32 px of the image, scores (n,) float32, labels (n,) int64 (index into
-    `PointLocalizer.class_names`); `flags`: bit 0 NMS not converged, bit 1 candidates overflowed.
+    `PointLocalizer.class_names`); `flags`: bit 0 NMS not converged, bit 1 candidates overflowed,
+    bit 2 the network gave numbers that are not finite: nothing is known of the image.
     """
 
     points: np.ndarray
@@ -221,6 +222,9 @@ class PointLocalizer:
     def _collect(self, outputs: list[np.ndarray], frame: tuple[int, int]) -> PointResult:
         points, scores, labels, valid, flags = outputs
         count = int(valid)
+        # Files from before this flag: broken scores come first or are not counted as valid.
+        broken = not (np.isfinite(scores).all() and np.isfinite(points[:count]).all())
+        flags = int(flags) | FLAG_NOT_FINITE * broken
         points, scores, labels = points[:count], scores[:count], labels[:count]
         height, width = frame
         # Points in the padding, and those below a raised threshold, are dropped. Comparisons with
@@ -229,7 +233,7 @@ class PointLocalizer:
         keep = (scores > self.score_thresh) & (points >= 0).all(axis=1)
         keep &= (points <= corner + BORDER_TOLERANCE).all(axis=1)
         points = np.minimum(points[keep], corner)
-        return PointResult(points, scores[keep], labels[keep], int(flags))
+        return PointResult(points, scores[keep], labels[keep], flags)
 
 
 def _stage(latency: LatencyRecorder | None, name: str):

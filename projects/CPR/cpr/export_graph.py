@@ -15,7 +15,11 @@ import math
 import torch
 from torch import nn
 
-from cpr_deploy.model_spec import FLAG_CANDIDATES_OVERFLOWED, FLAG_NMS_NOT_CONVERGED
+from cpr_deploy.model_spec import (
+    FLAG_CANDIDATES_OVERFLOWED,
+    FLAG_NMS_NOT_CONVERGED,
+    FLAG_NOT_FINITE,
+)
 
 from .modeling.class_scores import class_scores
 from .modeling.point_ops import points_conflict
@@ -37,7 +41,8 @@ class PointLocalizerGraph(nn.Module):
         valid (B,) int64: how many have a score above the threshold; the slots after them hold
             weaker points (score 0 and label -1 where there are none),
         flags (B,) int64: bit 0: NMS not converged, bit 1: more candidates than the graph can hold;
-            both speak of points above the threshold that reach the output.
+            both speak of points above the threshold that reach the output. Bit 2: the network gave
+            numbers that are not finite, so that nothing is known of the image.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class PointLocalizerGraph(nn.Module):
     def forward(self, images: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, ...]:
         height, width = images.shape[1], images.shape[2]
         logits, points = self.model.predict_maps(self.normalize(images))
+        broken = _not_finite(logits) | _not_finite(points)
         scores = class_scores(logits, self.model.decode.class_loss)
         chosen, exists, hidden = self._best_locations(scores, height, width)
         scores = torch.gather(scores, 1, chosen[..., None].expand(-1, -1, self.num_classes))
@@ -89,7 +95,9 @@ class PointLocalizerGraph(nn.Module):
         labels = torch.where(best > 0, torch.gather(labels, 1, order), -1)
         valid = (best > threshold).long().sum(dim=1)
         flags = (
-            FLAG_NMS_NOT_CONVERGED * unsettled.long() + FLAG_CANDIDATES_OVERFLOWED * overflow.long()
+            FLAG_NMS_NOT_CONVERGED * unsettled.long()
+            + FLAG_CANDIDATES_OVERFLOWED * overflow.long()
+            + FLAG_NOT_FINITE * broken.long()
         )
         return points, best, labels, valid, flags
 
@@ -175,3 +183,9 @@ class PointLocalizerGraph(nn.Module):
             previous = keep
             keep = (torch.matmul(keep, suppresses) < 0.5).float()
         return keep[:, 0], (keep != previous)[:, 0]
+
+
+def _not_finite(maps: torch.Tensor) -> torch.Tensor:
+    """(B,) bool: is there a NaN or an infinity in (B, L, ...)? Both survive a sum."""
+    total = maps.float().sum(dim=(1, 2))
+    return (total - total) != 0
