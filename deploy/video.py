@@ -5,7 +5,8 @@ Out come annotated MP4, JSON lines, CSV, video to an address, a window or a web 
 that fails is opened again for ever; what happened is told by records (deploy/STREAMS.md).
 
 Exit code: 0 all frames were processed, 1 a source failed on the way (what was read is kept, with an
-error record), 2 bad input, 130 after Ctrl-C and 143 after SIGTERM (what is done is kept).
+error record), 2 bad input, 3 the network failed (out of memory, or a GPU that is gone: start it
+again), 130 after Ctrl-C and 143 after SIGTERM (what is done is kept).
 """
 
 from __future__ import annotations
@@ -317,6 +318,8 @@ def _report(args, summary, seconds: float, providers: tuple[str, ...]) -> int:
             print(f"wrote {what}: {path}", file=sys.stderr)
     for message in summary.errors:
         print(f"error: {message}", file=sys.stderr)
+    if summary.failed:
+        return 3
     return 1 if summary.errors or not summary.frames else 0
 
 

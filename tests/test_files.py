@@ -19,6 +19,7 @@ from cpr_deploy.files import (
     read_json,
     run_main,
     safe_child,
+    set_aside,
     write_json,
     write_text,
 )
@@ -264,3 +265,17 @@ def test_json_refuses_nan(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(tmp_path / "a.json", [float("nan")])
     assert names(tmp_path) == []
+
+
+def test_an_earlier_file_is_set_aside(tmp_path):
+    path = tmp_path / "out.mp4"
+    assert set_aside(path) is None
+    path.touch()
+    assert set_aside(path) is None
+    for number in (1, 2):
+        path.write_text(f"run {number}")
+        assert set_aside(path) == tmp_path / f"out-{number}.mp4"
+    assert names(tmp_path) == ["out-1.mp4", "out-2.mp4"]
+    assert (tmp_path / "out-1.mp4").read_text() == "run 1"
+    os.mkfifo(tmp_path / "pipe")
+    assert set_aside(tmp_path / "pipe") is None

@@ -185,7 +185,7 @@ def test_ci_runs_the_readme_commands():
     lines = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     commands = [line for line in lines if line.startswith("make ")]
-    assert commands == ["make test", "make test-browser"]
+    assert commands == ["make test", "make test-browser", "make test-server"]
     assert "    make test\n" in readme
     assert all(f"`{command}`" in readme for command in commands[1:])
 

@@ -11,6 +11,7 @@ import tiny_localizer
 from cpr_deploy.files import InputError
 from cpr_deploy.latency import LatencyRecorder
 from cpr_deploy.point_localizer import PointLocalizer
+from cpr_deploy.sessions import InferenceError
 
 pytestmark = pytest.mark.onnx
 
@@ -323,3 +324,44 @@ print(len(result))
         env=tiny_localizer.environment(),
     )
     assert done.returncode == 0, done.stderr
+
+
+class ShortOfMemory:
+    """A runner that fails for more than `most` images."""
+
+    def __init__(self, runner, most):
+        self._runner, self._most = runner, most
+        self.copies, self.pin = runner.copies, runner.pin
+        self.batches = []
+
+    def upload(self, feed):
+        self._runner.upload(feed)
+        self.batches.append(len(feed["images"]))
+
+    def run(self):
+        if self.batches[-1] > self._most:
+            raise InferenceError("the network failed: out of memory")
+        return self._runner.run()
+
+
+def test_short_memory_means_one_image_at_a_time(model_bytes):
+    localizer = PointLocalizer(model_bytes, threads=1, resize="none")
+    images = [tiny_localizer.scene(96, 128, seed) for seed in range(3)]
+    expected = localizer(images)
+    localizer._runner = ShortOfMemory(localizer._runner, 1)
+    for _ in range(2):
+        for first, second in zip(localizer(images), expected, strict=True):
+            assert_equal(first, second)
+    assert localizer._runner.batches == [3, 1, 1, 1, 1, 1, 1]
+    localizer._runner = ShortOfMemory(localizer._runner, 0)
+    with pytest.raises(InferenceError):
+        localizer(images)
+    assert localizer._runner.batches == [1]
+
+
+def test_an_error_of_the_runtime_is_an_inference_error(model_bytes):
+    localizer = PointLocalizer(model_bytes, threads=1)
+    feed = localizer.inputs(tiny_localizer.scene(96, 128))
+    localizer._runner.upload({**feed, "scale": np.ones((1, 3), np.float32)})
+    with pytest.raises(InferenceError, match=r"^the network failed: [^\n]*scale"):
+        localizer._runner.run()

@@ -13,8 +13,10 @@ from cpr_deploy.feed import FeedSettings
 from cpr_deploy.feed_group import FeedGroup
 from cpr_deploy.files import InputError
 from cpr_deploy.regions import Region, RegionLocalizer
+from cpr_deploy.sessions import InferenceError
 from cpr_deploy.sources import SourceSpec
 from cpr_deploy.stream import StreamOutputs, run_streams
+from cpr_deploy.stream_health import HealthSettings
 from stream_parts import Frames, Records, counts, run
 
 COUNT = 12
@@ -142,6 +144,30 @@ def test_a_stop_ends_a_source_without_end_soon(tmp_path):
         summary = run_streams(stream_parts.localizer(), group, StreamOutputs([records]))
         assert time.monotonic() - begin < 3
     assert summary.stopped and records[-1]["type"] == "end"
+
+
+def test_a_pause_of_our_own_is_no_gap(clip):
+    settings = FeedSettings(mode="every", health=HealthSettings(gap_after=0.2))
+    source = SourceSpec(str(clip), paced=True)
+    _, records = run(source, settings=settings, using=Slow(0.25))
+    assert len(records.of("frame")) == COUNT and not records.of("gap")
+
+
+def test_a_network_that_fails_ends_all_streams_in_order(clip):
+    class Failing(Slow):
+        def __call__(self, images, *, latency=None):
+            if len(self.batches) == 5:
+                raise InferenceError("the network failed: the GPU is gone")
+            return super().__call__(images, latency=latency)
+
+    summary, records = run(clip, clip, using=Failing(0))
+    assert summary.failed and summary.frames >= 5
+    message = f"{clip}: the network failed: the GPU is gone"
+    for stream in (1, 2):
+        own = [record for record in records if record["stream"] == stream]
+        assert [record["type"] for record in own][-2:] == ["error", "end"]
+        assert own[-2]["message"] == message and own[-1]["errors"] == 1
+    assert summary.errors == [message] * 2
 
 
 def test_a_frame_not_accounted_for_is_an_error(clip, monkeypatch):

@@ -255,6 +255,8 @@ class StreamFeed:
             if message is None:
                 if decoder.in_slots < SLOTS:
                     self._tick()
+                else:
+                    session.held_up = 2
                 if now - active > self._settings.health.restart_after and self._guarded:
                     return f"{self.name}: no frame for {now - active:.0f} s."
                 continue
@@ -308,6 +310,8 @@ class StreamFeed:
             }
             self._event(StreamEvent("reconnected", index, fields))
             session.reconnecting = 0
+        held_up = session.held_up > 0
+        session.held_up -= held_up
         if self.live or self.spec.kind == "stdin":
             for event in self._health.on_frame(
                 index,
@@ -315,6 +319,7 @@ class StreamFeed:
                 same=message["same"] is True,
                 size=(shape[1], shape[0]),
                 damaged=message["damaged"],
+                held_up=held_up,
             ):
                 self._event(event)
         self._count_skipped(session, message)
@@ -365,9 +370,11 @@ class StreamFeed:
 @dataclasses.dataclass
 class _Session:
     """One time that the source is open. reconnecting: failed attempts before, until the first
-    frame; skipped_before: frames skipped in earlier ones."""
+    frame; skipped_before: frames skipped in earlier ones; held_up: so many frames come late as all
+    slots were full (the one that waited for a slot, and the next), not because of the source."""
 
     decoder: Decoder
     first_index: int
     reconnecting: int
     skipped_before: int
+    held_up: int = 0

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import gc
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -88,6 +89,24 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def set_aside(path: str | os.PathLike) -> Path | None:
+    """Renames what an earlier run has left at `path`: out.mp4 -> out-1.mp4, the next free number.
+
+    For files that grow in place. Returns the new path; None if there was nothing but an empty file,
+    or what is no file (a pipe).
+    """
+    path = Path(path)
+    if not path.is_file() or not path.stat().st_size:
+        return None
+    for number in itertools.count(1):
+        other = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        with contextlib.suppress(FileExistsError):
+            os.link(path, other)  # unlike renaming it never replaces
+            path.unlink()
+            return other
+    raise AssertionError
 
 
 def check_outputs(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,15 @@ from cpr_deploy.files import InputError
 from cpr_deploy.latency import LatencyRecorder
 from cpr_deploy.model_spec import FLAG_NOT_FINITE, ModelSpec
 from cpr_deploy.onnx_check import MAX_MODEL_BYTES, check_onnx
-from cpr_deploy.sessions import Provider, SessionSettings, create_session, make_runner
+from cpr_deploy.sessions import (
+    InferenceError,
+    Provider,
+    SessionSettings,
+    create_session,
+    make_runner,
+)
+
+logger = logging.getLogger(__name__)
 
 INPUTS = {"images": "tensor(uint8)", "scale": "tensor(float)"}
 OUTPUTS = {
@@ -110,6 +119,8 @@ class PointLocalizer:
         self.providers = tuple(session.get_providers())
         _check_signature(session, self.name)
         self._runner = make_runner(session, settings)
+        # Images of equal network size that are run together, at most.
+        self._batch = self.spec.batch or MAX_BATCH
         # (batch, height, width) -> the buffer and the frame size each of its slots is filled for.
         self._buffers: dict[tuple[int, int, int], tuple[np.ndarray, list]] = {}
 
@@ -123,6 +134,9 @@ class PointLocalizer:
 
         An image's result does not depend on the others: only images of equal network size share a
         batch. `latency` gets the stages preprocess, upload (to a GPU only), infer and postprocess.
+
+        Raises:
+            InferenceError: ONNX Runtime failed, with a single image too.
         """
         if isinstance(images, np.ndarray) and images.ndim == 3:
             return self._detect([images], latency)[0]
@@ -173,24 +187,44 @@ class PointLocalizer:
         for index, size in enumerate(sizes):
             groups.setdefault(self._padded_size(*size), []).append(index)
         results: list[PointResult | None] = [None] * len(images)
-        batch_size = self.spec.batch or MAX_BATCH
         for padded, members in groups.items():
-            for start in range(0, len(members), batch_size):
-                chunk = members[start : start + batch_size]
-                with _stage(latency, "preprocess"):
-                    feed = self._prepare(
-                        [images[i] for i in chunk], [sizes[i] for i in chunk], padded
-                    )
-                with _stage(latency if self._runner.copies else None, "upload"):
-                    self._runner.upload(feed)
-                with _stage(latency, "infer"):
-                    outputs = self._runner.run()
-                with _stage(latency, "postprocess"):
-                    for row, index in enumerate(chunk):
-                        results[index] = self._collect(
-                            [output[row] for output in outputs], images[index].shape[:2]
-                        )
+            while members:
+                chunk = members[: self._batch]
+                part = [images[i] for i in chunk]
+                try:
+                    found = self._run(part, [sizes[i] for i in chunk], padded, latency)
+                except InferenceError as error:
+                    if len(chunk) == 1 or self.spec.batch:
+                        raise
+                    # Most likely out of memory. What is sticky fails again at once.
+                    logger.warning("%s: %s; from here on one image at a time", self.name, error)
+                    self._batch = 1
+                    self._buffers.clear()
+                    continue
+                for index, result in zip(chunk, found, strict=True):
+                    results[index] = result
+                members = members[len(chunk) :]
         return results
+
+    def _run(
+        self,
+        images: list[np.ndarray],
+        sizes: list[tuple[int, int]],
+        padded: tuple[int, int],
+        latency: LatencyRecorder | None,
+    ) -> list[PointResult]:
+        """One batch."""
+        with _stage(latency, "preprocess"):
+            feed = self._prepare(images, sizes, padded)
+        with _stage(latency if self._runner.copies else None, "upload"):
+            self._runner.upload(feed)
+        with _stage(latency, "infer"):
+            outputs = self._runner.run()
+        with _stage(latency, "postprocess"):
+            return [
+                self._collect([output[row] for output in outputs], image.shape[:2])
+                for row, image in enumerate(images)
+            ]
 
     def _prepare(
         self,

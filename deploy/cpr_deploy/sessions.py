@@ -52,6 +52,13 @@ NUMPY_TYPES = {
 Provider = str | tuple[str, Mapping[str, object]]
 
 
+class InferenceError(RuntimeError):
+    """ONNX Runtime failed while it ran a model: out of memory, or a GPU that is gone.
+
+    After an error of CUDA nothing works any more in the same process.
+    """
+
+
 @dataclasses.dataclass(frozen=True)
 class SessionSettings:
     """How a model is run.
@@ -312,6 +319,15 @@ def make_runner(session, settings: SessionSettings) -> Runner | BoundRunner:
     return Runner(session)
 
 
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # ONNX Runtime's exceptions share no public base class
+        first = (str(error).strip() or repr(error)).splitlines()[0]
+        raise InferenceError(f"the network failed: {first}") from error
+
+
 class Runner:
     """Runs a session on numpy arrays."""
 
@@ -330,7 +346,8 @@ class Runner:
 
     def run(self) -> list[np.ndarray]:
         """The outputs for what was uploaded last, in the order of the file."""
-        return self._session.run(self._outputs, self._feed)
+        with _explained():
+            return self._session.run(self._outputs, self._feed)
 
 
 class BoundRunner:
@@ -365,16 +382,19 @@ class BoundRunner:
         if key not in self._bindings:
             if len(self._bindings) >= 16:  # of free sizes: do not keep memory for all of them
                 self._bindings.clear()
-            self._bindings[key] = self._bind(feed)
+            with _explained():
+                self._bindings[key] = self._bind(feed)
         self._current = self._bindings[key]
-        for name, array in feed.items():
-            self._current[1][name].update_inplace(array)
+        with _explained():
+            for name, array in feed.items():
+                self._current[1][name].update_inplace(array)
 
     def run(self) -> list[np.ndarray]:
         """The outputs for what was uploaded last, in the order of the file; copies."""
         binding, _, outputs = self._current
-        self._session.run_with_iobinding(binding)
-        return [np.array(value.numpy()) for value in outputs]
+        with _explained():
+            self._session.run_with_iobinding(binding)
+            return [np.array(value.numpy()) for value in outputs]
 
     def _bind(self, feed: Mapping[str, np.ndarray]) -> tuple:
         import onnxruntime

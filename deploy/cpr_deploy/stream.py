@@ -22,6 +22,7 @@ from cpr_deploy.latency import LatencyRecorder
 from cpr_deploy.overlay import draw_points
 from cpr_deploy.point_localizer import PointLocalizer, PointResult
 from cpr_deploy.regions import RegionLocalizer
+from cpr_deploy.sessions import InferenceError
 from cpr_deploy.sources import Frame
 from cpr_deploy.stream_health import StreamEvent
 from cpr_deploy.stream_status import StreamStatus
@@ -60,12 +61,13 @@ class StreamOutputs:
 @dataclasses.dataclass
 class StreamSummary:
     """latency: of the newest frames of all streams; streams: the status of each at the end; errors:
-    messages of sources and outputs that failed; interrupted: ended by Ctrl-C; stopped: by
-    `FeedGroup.stop`."""
+    messages of sources and outputs that failed; failed: ended as the network failed; interrupted:
+    by Ctrl-C; stopped: by `FeedGroup.stop`."""
 
     latency: LatencyRecorder
     streams: list[StreamStatus]
     errors: list[str] = dataclasses.field(default_factory=list)
+    failed: bool = False
     interrupted: bool = False
     stopped: bool = False
 
@@ -102,7 +104,8 @@ def run_streams(
 
     Frames of several streams that wait at the same time go through the network together. A result
     of a live source that is older than `max_age_ms` when it is known is marked stale. An error of
-    a source becomes a record, and the work goes on with the others.
+    a source becomes a record, and the work goes on with the others. If the network itself fails,
+    every stream gets an error record and the run ends.
 
     Raises:
         RuntimeError: a frame is not accounted for; that is a defect.
@@ -110,6 +113,8 @@ def run_streams(
     run = _Run(localizer, group, outputs or StreamOutputs(), max_age_ms, show_scores)
     try:
         run.loop(max_frames)
+    except InferenceError as error:
+        run.fail(str(error))
     except KeyboardInterrupt:
         # What is done is kept: the caller closes the files as after a normal end.
         run.summary.interrupted = True
@@ -162,6 +167,16 @@ class _Run:
                 if max_frames is not None and self.summary.frames >= max_frames:
                     return
 
+    def fail(self, message: str) -> None:
+        """Ends all streams with an error; frames that wait are dropped."""
+        self.summary.failed = True
+        for status in self._status.values():
+            feed = status.feed
+            feed.fail(f"{feed.name}: {message}")
+            while feed.waiting:
+                for event in feed.take():
+                    self._tell(feed, event)
+
     def end(self) -> None:
         for status in self._status.values():
             status.feed.stop()
@@ -204,6 +219,10 @@ class _Run:
             feed.done(lost=True)
             feed.fail(f"{feed.name}: {error}")
             return 0
+        except InferenceError:
+            for feed, _, _ in batch:
+                feed.done(lost=True)
+            raise
         stages = latency.totals_ms()
         for (feed, item, frame), result in zip(batch, results, strict=True):
             self._deliver(feed, item, frame, result, stages)

@@ -91,11 +91,19 @@ class StreamHealth:
         return [StreamEvent("stale", frame, {"seconds": round(self.silence(now), 3)})]
 
     def on_frame(
-        self, frame: int, now: float, *, same: bool, size: tuple[int, int], damaged: int
+        self,
+        frame: int,
+        now: float,
+        *,
+        same: bool,
+        size: tuple[int, int],
+        damaged: int,
+        held_up: bool = False,
     ) -> list[StreamEvent]:
-        """With a frame of `size` (width, height): `gap`, `damaged`, `resolution`, `frozen`."""
+        """With a frame of `size` (width, height): `gap` (unless it was we who held it up),
+        `damaged`, `resolution`, `frozen`."""
         events = [
-            *self._gap(frame, now),
+            *([] if held_up else self._gap(frame, now)),
             *self._damage(frame, damaged),
             *self._resolution(frame, size),
             *self._still(frame, now, same),

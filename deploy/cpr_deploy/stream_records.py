@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
-from cpr_deploy.files import atomic_path
+from cpr_deploy.files import atomic_path, set_aside
 from cpr_deploy.point_localizer import PointResult
 
 CSV_COLUMNS = (
@@ -122,6 +122,7 @@ def _open_text(path: str, in_place: bool) -> Iterator[IO[str]]:
         yield sys.stdout
         sys.stdout.flush()
     elif in_place:
+        set_aside(path)
         with open(path, "w", encoding="utf-8", newline="") as file:
             yield file
     else:
@@ -135,7 +136,7 @@ def open_records(path: str, *, in_place: bool = False) -> Iterator[RecordWriter]
     """A writer to `path`, which appears when the block ends well; "-" is standard output.
 
     `in_place`, for streams without end: the file is there from the start, line by line, and stays
-    whatever happens.
+    whatever happens. What an earlier run has left there is set aside.
     """
     with _open_text(path, in_place) as file:
         yield RecordWriter(file)

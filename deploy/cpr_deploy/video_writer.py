@@ -14,7 +14,7 @@ import av
 import cv2
 import numpy as np
 
-from cpr_deploy.files import InputError, atomic_path
+from cpr_deploy.files import InputError, atomic_path, set_aside
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def open_video(path: str | os.PathLike, *, in_place: bool = False) -> Iterator[V
     """A `VideoWriter` whose file appears when the block ends well and a frame was written.
 
     `in_place`, for streams without end: the file grows under its own name and stays whatever
-    happens.
+    happens. What an earlier run has left there is set aside.
     """
     path = Path(path)
     if path.suffix.lower() != ".mp4":
@@ -148,6 +148,7 @@ def open_video(path: str | os.PathLike, *, in_place: bool = False) -> Iterator[V
         )
     if in_place:
         path.parent.mkdir(parents=True, exist_ok=True)
+        set_aside(path)
         # No buffer: what was encoded is in the file even if we are killed.
         with open(path, "wb", buffering=0) as file, contextlib.closing(VideoWriter(file)) as writer:
             yield writer
