@@ -186,6 +186,7 @@ def run_deduplicate(args: argparse.Namespace) -> int:
             threshold=THRESHOLD if args.threshold is None else args.threshold,
             across=args.across_sequences,
             by=args.by_sequence,
+            resume=True,
             workers=args.workers,
             skip_bad=args.skip_bad,
             progress=functools.partial(show_progress, desc="hashing", unit="image"),

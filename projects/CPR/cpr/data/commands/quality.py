@@ -134,6 +134,7 @@ def _find(
         double_click=args.double_click,
         facts=facts,
         hashes=other is not None,
+        resume=True,
         progress=_progress("images"),
     )
     leaks: list[Problem] = []
@@ -146,7 +147,9 @@ def _find(
             known = facts if one_folder else {}
             unread = [name for name in names if name not in known]
             progress = _progress("images of the other part")
-            other_facts = known | inspect_images(root, unread, hashes=True, progress=progress)
+            other_facts = known | inspect_images(
+                root, unread, hashes=True, resume=True, progress=progress
+            )
         leaks = list(
             find_leaks(
                 dataset,

@@ -52,6 +52,7 @@ def deduplicate(
     threshold: int = THRESHOLD,
     across: bool = False,
     by: str | None = None,
+    resume: bool = False,
     workers: int | None = None,
     skip_bad: bool = False,
     progress: Callable[..., Iterable] = lambda iterable, total: iterable,
@@ -68,6 +69,7 @@ def deduplicate(
         across: compare also with all images that were kept before of other sequences.
         by: key of the image records that names the sequence, or "folder"; None: `sequence` if the
             images have it, else the folder.
+        resume: do not read again what an earlier pass has found good, see `cpr.data.file_notes`.
         workers: threads; None: one a CPU.
         skip_bad: keep images that cannot be read and note them, instead of stopping.
         progress: wraps the iterable of files, for example tqdm; called with `total`.
@@ -85,7 +87,9 @@ def deduplicate(
     by = by or sequence_key(dataset) or FOLDER
     groups = {image["id"]: group_of(image, by) for image in dataset["images"]}
     images = sorted(dataset["images"], key=lambda image: (groups[image["id"]], *_time(image)))
-    hashes, problems = hash_images(image_root, images, workers=workers, progress=progress)
+    hashes, problems = hash_images(
+        image_root, images, resume=resume, workers=workers, progress=progress
+    )
     if problems and not skip_bad:
         first = next(iter(problems.values()))
         raise InputError(f"{first.record}: {first.text}")

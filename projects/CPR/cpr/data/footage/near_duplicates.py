@@ -8,10 +8,12 @@ bits in which their hashes differ: 0 to 64, about 32 for images that have nothin
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from cpr_deploy.cpus import available_cpus
 from cpr_deploy.files import InputError, explain
 from cpr_deploy.image_files import read_rgb
 
+from ..file_notes import FileNotes, open_notes
 from ..image_folder import check_size
 from ..point_json import Problem, image_path
 from ..tiling.records import crop_tile, tile_corner
@@ -54,6 +57,7 @@ def hash_images(
     image_root: str | os.PathLike,
     records: Sequence[dict[str, Any]],
     *,
+    resume: bool = False,
     workers: int | None = None,
     progress: Callable[..., Iterable] = lambda iterable, total: iterable,
 ) -> tuple[np.ndarray, dict[int, Problem]]:
@@ -62,6 +66,7 @@ def hash_images(
     Args:
         image_root: the folder of the images.
         records: image records of a point JSON; those with a `corner` are tiles of their file.
+        resume: do not read again what an earlier pass has found good, see `cpr.data.file_notes`.
         workers: threads; None: one a CPU.
         progress: wraps the iterable of files, for example tqdm; called with `total`.
 
@@ -76,12 +81,12 @@ def hash_images(
     problems: dict[int, Problem] = {}
 
     def run(of_file: list[int]) -> list[tuple[int, int | Problem]]:
-        return list(
-            zip(of_file, _hash_file(image_root, [records[i] for i in of_file]), strict=True)
-        )
+        results = _hash_file(image_root, [records[i] for i in of_file], notes)
+        return list(zip(of_file, results, strict=True))
 
     # Threads are enough: Pillow and scipy let others run while they work.
-    with ThreadPoolExecutor(max(1, workers or available_cpus())) as pool:
+    pool = ThreadPoolExecutor(max(1, workers or available_cpus()))
+    with open_notes(image_root, resume) as notes, pool:
         try:
             for results in progress(pool.map(run, places.values()), total=len(places)):
                 for place, result in results:
@@ -95,8 +100,15 @@ def hash_images(
     return hashes, dict(sorted(problems.items()))
 
 
-def _hash_file(image_root: str | os.PathLike, records: list[dict]) -> list[int | Problem]:
+def _hash_file(
+    image_root: str | os.PathLike, records: list[dict], notes: FileNotes
+) -> list[int | Problem]:
     """Hash or problem of the records of one file."""
+    parts = [[record.get(key) for key in ("corner", "width", "height")] for record in records]
+    kind = f"hashes of {json.dumps(parts)}"
+    path = Path(image_root) / records[0]["file_name"]
+    if noted := notes.get(path, kind):
+        return noted
     results: list[int | Problem] = []
     image = None
     for record in records:
@@ -114,6 +126,8 @@ def _hash_file(image_root: str | os.PathLike, records: list[dict]) -> list[int |
             if text is None:
                 raise
             results.append(Problem(name, text.removeprefix(f"{name}: ")))
+    if not any(isinstance(result, Problem) for result in results):
+        notes.put(path, kind, results)
     return results
 
 

@@ -81,6 +81,7 @@ def check_dataset(
     double_click: float | None = None,
     facts: dict[str, ImageFacts] | None = None,
     hashes: bool = False,
+    resume: bool = False,
     progress: Callable[..., Iterable] = lambda iterable, total: iterable,
 ) -> list[Problem]:
     """All problems of a parsed point JSON, and of its images if `image_root` is given.
@@ -94,6 +95,7 @@ def check_dataset(
             None: nearer than fits the class and the place, see `cpr.data.quality.same_place`.
         facts: what is known of images, by file name; others are read and added.
         hashes: images that are read are hashed too, for `cpr.data.quality.leaks`.
+        resume: do not read again what an earlier pass has found good, see `cpr.data.file_notes`.
         progress: wraps the iterable of images, for example tqdm; called with `total`.
 
     Returns:
@@ -119,7 +121,7 @@ def check_dataset(
         usable = usable_images(dataset["images"])
         facts = {} if facts is None else facts
         names = [i["file_name"] for i in usable if i["file_name"] not in facts]
-        facts |= inspect_images(image_root, names, hashes=hashes, progress=progress)
+        facts |= inspect_images(image_root, names, hashes=hashes, resume=resume, progress=progress)
         problems.extend(_image_problems(usable, facts))
     return problems
 

@@ -14,6 +14,8 @@ from cpr_deploy.cpus import available_cpus
 from cpr_deploy.files import InputError, explain, safe_child
 from cpr_deploy.image_files import unreadable
 
+from ..file_notes import FileNotes, open_notes
+
 # Larger images are refused by Pillow as decompression bombs too; DOTA's largest have 100 MP.
 MAX_IMAGE_PIXELS = 178_956_970
 
@@ -40,6 +42,7 @@ def inspect_images(
     names: Iterable[str],
     *,
     hashes: bool = False,
+    resume: bool = False,
     workers: int | None = None,
     progress: Callable[..., Iterable] = lambda iterable, total: iterable,
 ) -> dict[str, ImageFacts]:
@@ -49,6 +52,7 @@ def inspect_images(
         image_root: their folder.
         names: relative to it; a name may be there several times.
         hashes: take both hashes too.
+        resume: do not read again what an earlier pass has found good, see `cpr.data.file_notes`.
         workers: threads; None: one a CPU.
         progress: wraps the iterable of files, for example tqdm; called with `total`.
 
@@ -61,9 +65,10 @@ def inspect_images(
     names = list(dict.fromkeys(names))
     facts = {}
     # Threads are enough: Pillow lets others run while it decodes, hashlib while it sums up.
-    with ThreadPoolExecutor(workers or available_cpus()) as pool:
+    pool = ThreadPoolExecutor(workers or available_cpus())
+    with open_notes(image_root, resume) as notes, pool:
         try:
-            found = pool.map(lambda name: _inspect(image_root, name, hashes), names)
+            found = pool.map(lambda name: _inspect(image_root, name, hashes, notes), names)
             for name, fact in zip(names, progress(found, total=len(names)), strict=True):
                 facts[name] = fact
         except BaseException:
@@ -72,7 +77,9 @@ def inspect_images(
     return facts
 
 
-def _inspect(image_root: str | os.PathLike, name: str, hashes: bool) -> ImageFacts:
+def _inspect(
+    image_root: str | os.PathLike, name: str, hashes: bool, notes: FileNotes
+) -> ImageFacts:
     try:
         path = safe_child(image_root, name)
         if not path.is_file():
@@ -82,8 +89,16 @@ def _inspect(image_root: str | os.PathLike, name: str, hashes: bool) -> ImageFac
             )
     except (InputError, OSError) as error:  # OSError: for example a name that is too long
         return ImageFacts(problem=explain(error) or str(error))
+    kind = "pixels and hashes" if hashes else "pixels"
     try:
-        return _decoded(path, hashes)
+        noted = notes.get(path, kind)
+        if noted is not None:
+            width, height, digest, near_hash = noted
+            return ImageFacts(width, height, None, digest and bytes.fromhex(digest), near_hash)
+        facts = _decoded(path, hashes)
+        digest = facts.digest and facts.digest.hex()
+        notes.put(path, kind, [facts.width, facts.height, digest, facts.near_hash])
+        return facts
     except InputError as error:
         return ImageFacts(problem=str(error))
     except Exception as error:  # Pillow raises many types for damaged files
