@@ -1,0 +1,1 @@
+"""Points of a stream become tracks, counts and alarms; numpy, scipy and OpenCV only."""
