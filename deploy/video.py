@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Finds points in video: files, folders of images, cameras and network streams, several at once.
 
-Out come annotated MP4, JSON lines, CSV, video to an address, a window or a web page. A live source
-that fails is opened again for ever; what happened is told by records (deploy/STREAMS.md).
+Out come annotated MP4, JSON lines, CSV, video to an address, a window or a web page; with --track
+objects keep a number, and can be counted (deploy/TRACKS.md). A live source that fails is opened
+again for ever; what happened is told by records (deploy/STREAMS.md).
 
 Exit code: 0 all frames were processed, 1 a source failed on the way (what was read is kept, with an
 error record), 2 bad input, 3 the network failed (out of memory, or a GPU that is gone: start it
@@ -18,7 +19,7 @@ import sys
 import time
 
 from cpr_deploy.addresses import push_format, web_address
-from cpr_deploy.files import InputError, check_outputs, run_main, write_json
+from cpr_deploy.files import InputError, check_output_folder, check_outputs, run_main, write_json
 
 MAX_THREADS = 1024
 
@@ -101,6 +102,45 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--raw-format", default="bgr24", help="of frames on standard input (default: %(default)s)"
     )
 
+    track = parser.add_argument_group("tracks and counts (deploy/TRACKS.md)")
+    track.add_argument("--track", action="store_true", help="numbers for objects (track_id)")
+    track.add_argument(
+        "--track-size",
+        type=float,
+        metavar="PX",
+        help="width of an object (default: what the model's point NMS supposes)",
+    )
+    track.add_argument(
+        "--track-keep",
+        type=float,
+        default=1.5,
+        metavar="S",
+        help="seconds that a track lives on unseen (default: %(default)s)",
+    )
+    track.add_argument(
+        "--track-score", type=float, default=0.5, help="weaker points begin no track (%(default)s)"
+    )
+    track.add_argument(
+        "--still-camera", action="store_true", help="do not look for motion of the camera"
+    )
+    track.add_argument(
+        "--zones",
+        metavar="FILE.json",
+        help="zones, lines and alarm rules; with several sources it may hold {n}",
+    )
+    track.add_argument(
+        "--counts", metavar="FOLDER", help="counts, events, density; with several sources with {n}"
+    )
+    track.add_argument(
+        "--alarms", metavar="URL", help="send alarms to http(s)://host/path or mqtt(s)://host/topic"
+    )
+    track.add_argument(
+        "--dead-letters",
+        default="dead_letters.jsonl",
+        metavar="FILE.jsonl",
+        help="alarms that could not be sent; they are sent from there later (%(default)s)",
+    )
+
     live = parser.add_argument_group("live sources (seconds)")
     live.add_argument(
         "--max-age-ms", type=float, default=500.0, help="older results are stale (%(default)s)"
@@ -139,10 +179,11 @@ def _numbers(option: str, text: str, separator: str, count: int, example: str) -
 
 
 def _check(args: argparse.Namespace) -> None:
-    if not any((args.output, args.points, args.csv, args.push, args.view, args.web, args.metrics)):
+    files = (args.output, args.points, args.csv, args.metrics, args.counts)
+    if not any((*files, args.push, args.view, args.web, args.alarms)):
         raise InputError(
             "nothing to write: give --output FILE.mp4, --points FILE.jsonl, --csv FILE.csv, --push"
-            " URL, --web PORT or --view, or several of them."
+            " URL, --web PORT, --view, --counts FOLDER or --alarms URL, or several of them."
         )
     for name, value in (("--every", args.every), ("--max-frames", args.max_frames)):
         if value is not None and value < 1:
@@ -151,7 +192,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"--threads {args.threads}: 1 to {MAX_THREADS} are possible.")
     if args.points == args.csv == "-":
         raise InputError("--points - and --csv -: only one of them can have standard output.")
-    for name, value in (("--output", args.output), ("--push", args.push)):
+    of_each = (("--output", args.output), ("--push", args.push), ("--counts", args.counts))
+    for name, value in of_each:
         if value and len(args.source) > 1 and "{n}" not in value:
             raise InputError(
                 f"{name} {value}: with several sources the name must hold {{n}}, their number."
@@ -160,15 +202,42 @@ def _check(args: argparse.Namespace) -> None:
         push_format(args.push)
     if args.web:
         web_address(args.web)
+    if args.alarms and not args.zones:
+        raise InputError("--alarms: their rules are in the file of --zones. Give one.")
     files = [*_videos(args), args.points, args.csv, args.summary, args.metrics]
-    check_outputs([None if path == "-" else path for path in files], [args.model, *args.source])
+    files += [args.dead_letters] if args.alarms else []
+    inputs = [args.model, *args.source, *_numbered(args.zones, args)]
+    check_outputs([None if path == "-" else path for path in files], inputs)
+    for folder in _numbered(args.counts, args):
+        check_output_folder(folder, inputs)
+
+
+def _numbered(name: str | None, args: argparse.Namespace) -> list[str]:
+    """A name per source, or none."""
+    if not name:
+        return []
+    return [name.replace("{n}", str(n)) for n in range(1, len(args.source) + 1)]
 
 
 def _videos(args: argparse.Namespace) -> list[str]:
-    """A file per source, or none."""
-    if not args.output:
-        return []
-    return [args.output.replace("{n}", str(n)) for n in range(1, len(args.source) + 1)]
+    return _numbered(args.output, args)
+
+
+def _tracking(args: argparse.Namespace, spec):
+    """Settings of the tracker, or None."""
+    if not (args.track or args.zones or args.counts):
+        return None
+    from cpr_deploy.tracking.settings import TrackSettings, object_size
+
+    size = args.track_size or object_size(spec)
+    if size is None:
+        raise InputError("--track: this model knows no size of its objects: give --track-size PX.")
+    return TrackSettings(
+        size=size,
+        keep=args.track_keep,
+        high_score=args.track_score,
+        camera=not args.still_camera,
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -218,10 +287,13 @@ def main(argv: list[str] | None = None) -> int:
         localizer = RegionLocalizer(
             model, roi=Region(*roi) if roi else None, tile=args.tile, overlap=args.overlap
         )
+    tracking = _tracking(args, model.spec)
     begin = time.perf_counter()
     group = FeedGroup(specs, settings)
     with _sigterm(group.stop) as signals, group, contextlib.ExitStack() as stack:
         outputs = StreamOutputs()
+        if tracking is not None:
+            _open_counts(args, model.class_names, stack, outputs)
         _open_outputs(args, group, stack, outputs)
         summary = run_streams(
             localizer,
@@ -230,6 +302,7 @@ def main(argv: list[str] | None = None) -> int:
             max_frames=args.max_frames,
             max_age_ms=args.max_age_ms,
             show_scores=not args.no_scores,
+            tracking=tracking,
         )
     code = _report(args, summary, time.perf_counter() - begin, model.providers)
     if signals or summary.interrupted:
@@ -251,6 +324,28 @@ def _sigterm(stop):
         yield signals
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _open_counts(args, class_names, stack: contextlib.ExitStack, outputs) -> None:
+    from cpr_deploy.tracking.count_files import CountWriter
+    from cpr_deploy.tracking.zones import load_zones
+
+    outputs.zones = [load_zones(path, class_names) for path in _numbered(args.zones, args)]
+    on_alarm = None
+    if args.alarms:
+        from cpr_deploy.tracking.alarm_sinks import open_sink
+        from cpr_deploy.tracking.alarms import AlarmSender, DeadLetters
+
+        sender = AlarmSender(open_sink(args.alarms), DeadLetters(args.dead_letters))
+        on_alarm = stack.enter_context(contextlib.closing(sender)).send
+    if not args.counts and on_alarm is None:
+        return
+    folders = _numbered(args.counts, args) or [None] * len(args.source)
+    zones = outputs.zones or [None] * len(args.source)
+    for number, (folder, drawn) in enumerate(zip(folders, zones, strict=True), 1):
+        writer = CountWriter(folder, drawn, stream=number, on_alarm=on_alarm)
+        outputs.records.append(stack.enter_context(contextlib.closing(writer)))
+        outputs.raw_frames.append(writer.keep_frame)
 
 
 def _open_outputs(args, group, stack: contextlib.ExitStack, outputs) -> None:
@@ -313,6 +408,7 @@ def _report(args, summary, seconds: float, providers: tuple[str, ...]) -> int:
         )
     written = [(path, "video") for path in _videos(args) if summary.frames]
     written += [(args.points, "points"), (args.csv, "table"), (args.summary, "summary")]
+    written += [(folder, "counts") for folder in _numbered(args.counts, args)]
     for path, what in written:
         if path and path != "-":
             print(f"wrote {what}: {path}", file=sys.stderr)

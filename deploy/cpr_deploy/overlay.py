@@ -61,18 +61,19 @@ def draw_points(
             cv2.circle(image, centre, round(r * 2**_SHIFT), colour, -1, cv2.LINE_AA, _SHIFT)
         if scores_shown:
             place = (int(x + 1.8 * radius), int(y + 1.2 * radius))
-            _text(image, f"{score:.2f}", place, font_scale, class_colour(label))
+            draw_text(image, f"{score:.2f}", place, font_scale, class_colour(label))
     _draw_panel(image, result, class_names, status, max(0.38, 0.36 * unit))
     return image
 
 
-def _text(
+def draw_text(
     image: np.ndarray,
     text: str,
     place: tuple[int, int],
     scale: float,
     colour: tuple[int, int, int],
 ) -> None:
+    """Writes `text` onto `image` in place, with a dark outline; `place` is its left bottom."""
     # The outline is the same text moved about: OpenCV 5 sets bolder text wider, so that a bold
     # black copy beneath would not fit.
     thickness = max(1, round(1.6 * scale))

@@ -26,6 +26,11 @@ from cpr_deploy.sessions import InferenceError
 from cpr_deploy.sources import Frame
 from cpr_deploy.stream_health import StreamEvent
 from cpr_deploy.stream_status import StreamStatus
+from cpr_deploy.tracking.settings import TrackSettings
+from cpr_deploy.tracking.stream_tracks import RESET_EVENTS, StreamTracks, add_tracks
+from cpr_deploy.tracking.track_overlay import draw_tracks, draw_zones
+from cpr_deploy.tracking.tracker import FrameTracks
+from cpr_deploy.tracking.zones import Zones
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +56,15 @@ class EntryWriter(Protocol):
 @dataclasses.dataclass
 class StreamOutputs:
     """records: of all streams. frames: per source, in their order, those who get annotated frames.
-    on_status: called about each second with the `StreamStatus` of every stream."""
+    on_status: called about each second with the `StreamStatus` of every stream. zones: per source,
+    drawn on its frames. raw_frames: per source, called with each of its frames (height, width, 3)
+    before anything is drawn on it; they must copy what they keep."""
 
     records: list[EntryWriter] = dataclasses.field(default_factory=list)
     frames: list[list[FrameWriter]] = dataclasses.field(default_factory=list)
     on_status: list[Callable[[list[StreamStatus]], None]] = dataclasses.field(default_factory=list)
+    zones: list[Zones] = dataclasses.field(default_factory=list)
+    raw_frames: list[Callable[[np.ndarray], None]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass
@@ -99,18 +108,20 @@ def run_streams(
     max_frames: int | None = None,
     max_age_ms: float = 500.0,
     show_scores: bool = True,
+    tracking: TrackSettings | None = None,
 ) -> StreamSummary:
     """Runs `localizer` on the frames of an entered `group` until its sources end, or Ctrl-C.
 
     Frames of several streams that wait at the same time go through the network together. A result
     of a live source that is older than `max_age_ms` when it is known is marked stale. An error of
     a source becomes a record, and the work goes on with the others. If the network itself fails,
-    every stream gets an error record and the run ends.
+    every stream gets an error record and the run ends. With `tracking` each stream has tracks of
+    its own, which end where it is interrupted; a frozen picture is not tracked.
 
     Raises:
         RuntimeError: a frame is not accounted for; that is a defect.
     """
-    run = _Run(localizer, group, outputs or StreamOutputs(), max_age_ms, show_scores)
+    run = _Run(localizer, group, outputs or StreamOutputs(), max_age_ms, show_scores, tracking)
     try:
         run.loop(max_frames)
     except InferenceError as error:
@@ -130,6 +141,7 @@ class _Run:
         outputs: StreamOutputs,
         max_age_ms: float,
         show_scores: bool,
+        tracking: TrackSettings | None,
     ):
         self._localizer = localizer
         self._group = group
@@ -142,6 +154,12 @@ class _Run:
             id(feed): StreamStatus(number, feed, localizer.class_names)
             for number, feed in enumerate(group.feeds, 1)
         }
+        self._tracks: dict[int, StreamTracks] = {}
+        if tracking is not None:
+            for index, feed in enumerate(group.feeds):
+                drawn = bool(outputs.frames and outputs.frames[index])
+                names = len(localizer.class_names)
+                self._tracks[id(feed)] = StreamTracks(tracking, names, traced=drawn)
         self._told = 0.0
         latency = LatencyRecorder(LATENCY_WINDOW)
         self.summary = StreamSummary(latency, list(self._status.values()))
@@ -236,42 +254,66 @@ class _Run:
         result: PointResult,
         network_ms: Mapping[str, float],
     ) -> None:
-        age_ms = 1e3 * (time.monotonic() - frame.clock) if feed.live else None
-        stale = age_ms is not None and age_ms > self._max_age_ms
         decode_ms = round(1e3 * frame.decode_seconds, 3)
         stages = {"decode": decode_ms, **network_ms}
+        tracks = self._track(feed, item, frame, result, stages)
+        age_ms = 1e3 * (time.monotonic() - frame.clock) if feed.live else None
+        stale = age_ms is not None and age_ms > self._max_age_ms
         for stage, milliseconds in stages.items():
             self.summary.latency.add(stage, 1e-3 * milliseconds)
         if item.dropped:
             event = StreamEvent("drop", item.index, {"count": item.dropped})
             self._tell(feed, event)
-        self._record(
-            feed,
-            stream_records.frame_record(
-                source=feed.name,
-                file=frame.name,
-                frame=frame.index,
-                pts=frame.pts,
-                captured_at=frame.captured_at,
-                latency_ms=stages,
-                result=result,
-                class_names=self._localizer.class_names,
-                age_ms=age_ms,
-                dropped=item.dropped,
-                stale=stale,
-                frozen=item.frozen,
-            ),
+        record = stream_records.frame_record(
+            source=feed.name,
+            file=frame.name,
+            frame=frame.index,
+            pts=frame.pts,
+            captured_at=frame.captured_at,
+            latency_ms=stages,
+            result=result,
+            class_names=self._localizer.class_names,
+            age_ms=age_ms,
+            dropped=item.dropped,
+            stale=stale,
+            frozen=item.frozen,
         )
+        if tracks is not None:
+            add_tracks(record, tracks, frame.image.shape, self._localizer.class_names)
+        self._record(feed, record)
         status = self._status[id(feed)]
+        if self._outputs.raw_frames:
+            self._outputs.raw_frames[status.number - 1](frame.image)
         status.add(frame, result, age_ms, stale=stale)
         feed.done()
-        self._draw(status, frame, result, sum(stages.values()), age_ms, stale or item.frozen)
+        doubtful = stale or item.frozen
+        self._draw(status, frame, result, tracks, sum(stages.values()), age_ms, doubtful)
+
+    def _track(
+        self,
+        feed: StreamFeed,
+        item: WaitingFrame,
+        frame: Frame,
+        result: PointResult,
+        stages: dict[str, float],
+    ) -> FrameTracks | None:
+        """Tracks at this frame, if there are any; notes what they took."""
+        stream = self._tracks.get(id(feed))
+        if stream is None or item.frozen:
+            return None
+        begin = time.perf_counter()
+        # Times of a live source begin anew when it comes back; our clock does not.
+        seconds = frame.clock if feed.live else frame.pts
+        tracks = stream.update(result, seconds, frame.image)
+        stages["track"] = round(1e3 * (time.perf_counter() - begin), 3)
+        return tracks
 
     def _draw(
         self,
         status: StreamStatus,
         frame: Frame,
         result: PointResult,
+        tracks: FrameTracks | None,
         total_ms: float,
         age_ms: float | None,
         doubtful: bool,
@@ -292,8 +334,14 @@ class _Run:
                 result,
                 self._localizer.class_names,
                 status=", ".join(text),
-                show_scores=self._show_scores,
+                show_scores=self._show_scores and tracks is None,
             )
+            zones = self._outputs.zones[status.number - 1] if self._outputs.zones else None
+            if zones is not None:
+                height, width = image.shape[:2]
+                draw_zones(image, zones.scaled(width, height))
+            if tracks is not None:
+                draw_tracks(image, tracks, self._tracks[id(status.feed)].traces)
         # Times of a live source begin anew when it comes back; our clock does not.
         seconds = frame.clock if status.feed.live else frame.pts
         with latency.stage("encode"):
@@ -305,6 +353,8 @@ class _Run:
     def _tell(self, feed: StreamFeed, event: StreamEvent) -> None:
         if event.type == "error":
             self.summary.errors.append(str(event.fields["message"]))
+        if event.type in RESET_EVENTS and id(feed) in self._tracks:
+            self._tracks[id(feed)].reset()
         self._record(
             feed,
             stream_records.event_record(event.type, feed.name, event.frame, **event.fields),

@@ -6,6 +6,9 @@ belongs to or, of events between frames, of the next one).
   has none), captured_at (seconds since 1970 when the frame was read), latency_ms (stage -> ms), of
   live sources age_ms (from capture to these points), dropped, stale and frozen (each left out if 0
   or false), flags (see `PointResult`), points [{x, y, score, label, class_name}], px of the frame.
+  With tracking also width and height (px of the frame), track_id of the points that have one, and
+  tracks [{track_id, x, y, vx, vy, score, label, class_name, age, missed}]: smoothed px and px a
+  second, label by vote, seconds since the first point, frames since the newest one (left out if 0).
 - "drop": count: frames that were read but not processed because a newer one had come.
 - "gap", "stale", "frozen": seconds. "lost": message, retry_in. "reconnected": seconds, attempts.
   "damaged": count. "resolution": width, height, old_width, old_height.
@@ -30,7 +33,7 @@ from cpr_deploy.point_localizer import PointResult
 
 CSV_COLUMNS = (
     *("stream", "source", "frame", "pts", "captured_at", "stale"),
-    *("x", "y", "score", "label", "class_name"),
+    *("x", "y", "score", "label", "class_name", "track_id"),
 )
 
 
@@ -63,6 +66,7 @@ def frame_record(
     stale: bool = False,
     frozen: bool = False,
 ) -> dict[str, Any]:
+    """A record of a processed frame."""
     return {
         "type": "frame",
         "source": source,

@@ -36,9 +36,7 @@ def associate(
     nothing = np.zeros(0, np.int64)
     if not len(predicted) or not len(points):
         return nothing, nothing
-    pairs = cKDTree(predicted).sparse_distance_matrix(
-        cKDTree(points), reach, output_type="ndarray"
-    )
+    pairs = cKDTree(predicted).sparse_distance_matrix(cKDTree(points), reach, output_type="ndarray")
     i, j, distance = pairs["i"], pairs["j"], pairs["v"]
     squared = distance**2 / variance[i]
     unknown = track_labels[i] < 0

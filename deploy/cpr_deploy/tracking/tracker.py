@@ -178,7 +178,11 @@ class PointTracker:
         count = len(new)
         first = len(self._state)
         point_rows[new] = first + np.arange(count)
-        variances = [(settings.noise * settings.size) ** 2, 0, (settings.speed * settings.size) ** 2]
+        variances = [
+            (settings.noise * settings.size) ** 2,
+            0,
+            (settings.speed * settings.size) ** 2,
+        ]
         votes = np.zeros((count, self._classes))
         votes[np.arange(count), labels[new]] = scores[new]
         seen = np.full((count, 3), self._seconds)
