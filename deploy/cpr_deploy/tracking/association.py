@@ -19,15 +19,15 @@ def associate(
     points: np.ndarray,
     labels: np.ndarray,
     *,
-    reach: float,
+    reach: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of rows (track rows, point rows), each row at most once.
 
     Args:
         predicted: (T, 2) px where the tracks should be; variance: (T,) px^2 of point minus
-            prediction, per axis; track_labels: (T,), -1 if not known.
+            prediction, per axis; track_labels: (T,) by vote.
         points, labels: (N, 2) px and (N,).
-        reach: px; no pair is further apart, however uncertain the track.
+        reach: (T,) px; no pair is further apart, however uncertain the track.
 
     A pair is worth its likelihood over that of a new object anywhere within reach. So a track that
     was seen a moment ago wins against one that has been lost for long and could be anywhere, and
@@ -36,16 +36,17 @@ def associate(
     nothing = np.zeros(0, np.int64)
     if not len(predicted) or not len(points):
         return nothing, nothing
-    pairs = cKDTree(predicted).sparse_distance_matrix(cKDTree(points), reach, output_type="ndarray")
+    pairs = cKDTree(predicted).sparse_distance_matrix(
+        cKDTree(points), float(reach.max()), output_type="ndarray"
+    )
     i, j, distance = pairs["i"], pairs["j"], pairs["v"]
     squared = distance**2 / variance[i]
-    unknown = track_labels[i] < 0
     worth = (
         0.5 * (GATE - squared)
-        + np.log(reach**2 / GATE / variance[i])
-        - CLASS_COST * ((track_labels[i] != labels[j]) & ~unknown)
+        + np.log(reach[i] ** 2 / GATE / variance[i])
+        - CLASS_COST * (track_labels[i] != labels[j])
     )
-    near = (squared < GATE) & (worth > 0)
+    near = (distance <= reach[i]) & (squared < GATE) & (worth > 0)
     if not near.any():
         return nothing, nothing
     # Rows and columns without a pair are left out; a zero is "no pair".

@@ -71,7 +71,9 @@ def _homography(last: np.ndarray, now: np.ndarray) -> np.ndarray | None:
     corners = cv2.goodFeaturesToTrack(last, _CORNERS, 0.01, 8)
     if corners is None or len(corners) < _AGREE:
         return None
-    moved, found, _ = cv2.calcOpticalFlowPyrLK(last, now, corners, None, winSize=(15, 15))
+    moved, found, _ = cv2.calcOpticalFlowPyrLK(
+        last, now, corners, None, winSize=(15, 15), maxLevel=3
+    )
     found = found[:, 0] == 1
     if found.sum() < _AGREE:
         return None

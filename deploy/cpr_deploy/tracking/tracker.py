@@ -17,7 +17,8 @@ from cpr_deploy.tracking.settings import TrackSettings
 
 # Seconds between frames whose times do not advance.
 _SHORTEST = 1e-3
-# No pair is further apart than so many sizes, and three sigma of the speed over the interval.
+# A point is not further from where its track should be than so many sizes; of a track of one point,
+# whose velocity is not known, three sigma of the speed more.
 _REACH = 1.5
 # A new track that misses more frames than this is forgotten.
 _TENTATIVE_MISSES = 1
@@ -121,10 +122,11 @@ class PointTracker:
     def _match(self, points, labels, scores, point_rows, interval: float) -> None:
         """Confirmed tracks choose among strong points, then weak ones; new tracks get the rest."""
         settings = self.settings
-        reach = settings.size * (_REACH + 3 * settings.speed * interval)
+        reach = np.where(self._state[:, 1] > 1, 0.0, 3 * settings.speed * interval)
+        reach = settings.size * (_REACH + reach)
         strong = scores >= settings.high_score
         confirmed = self._state[:, 0] > 0
-        votes = self._votes.argmax(axis=1) if self._classes else np.zeros(len(self._state))
+        votes = self._votes.argmax(axis=1)
         free = np.ones(len(self._state), bool)
         for tracks, wanted in (
             (confirmed, strong),
@@ -139,7 +141,7 @@ class PointTracker:
                 votes[rows],
                 points[columns],
                 labels[columns],
-                reach=reach,
+                reach=reach[rows],
             )
             point_rows[columns[j]] = rows[i]
             free[rows[i]] = False
