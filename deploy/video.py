@@ -290,7 +290,7 @@ def main(argv: list[str] | None = None) -> int:
     tracking = _tracking(args, model.spec)
     begin = time.perf_counter()
     group = FeedGroup(specs, settings)
-    with _sigterm(group.stop) as signals, group, contextlib.ExitStack() as stack:
+    with _stopped_by_signals(group.stop) as signals, group, contextlib.ExitStack() as stack:
         outputs = StreamOutputs()
         if tracking is not None:
             _open_counts(args, model.class_names, stack, outputs)
@@ -306,24 +306,31 @@ def main(argv: list[str] | None = None) -> int:
         )
     code = _report(args, summary, time.perf_counter() - begin, model.providers)
     if signals or summary.interrupted:
-        return 143 if signals else 130
+        return 143 if signal.SIGTERM in signals else 130
     return code
 
 
 @contextlib.contextmanager
-def _sigterm(stop):
-    """SIGTERM calls `stop`; yields the list of those that came."""
+def _stopped_by_signals(stop):
+    """SIGTERM and Ctrl-C call `stop`, a second Ctrl-C interrupts; yields the list of the signals.
+
+    An interrupt may come anywhere, also where a lock is held; a stop waits for its place.
+    """
     signals = []
 
     def handle(number, _):
+        if number == signal.SIGINT and signal.SIGINT in signals:
+            raise KeyboardInterrupt
         signals.append(number)
         stop()
 
-    before = signal.signal(signal.SIGTERM, handle)
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, handle) for number in numbers]
     try:
         yield signals
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _open_counts(args, class_names, stack: contextlib.ExitStack, outputs) -> None:
@@ -355,6 +362,7 @@ def _open_outputs(args, group, stack: contextlib.ExitStack, outputs) -> None:
     # What has no end must be there while it grows.
     in_place = any(feed.live or feed.spec.kind == "stdin" for feed in group.feeds)
     outputs.frames = [[] for _ in group.feeds]
+    outputs.draw_in_thread = not args.view  # windows belong to the main thread
     for path, open_writer in ((args.points, open_records), (args.csv, open_csv)):
         if path:
             outputs.records.append(stack.enter_context(open_writer(path, in_place=in_place)))
@@ -402,6 +410,7 @@ def _report(args, summary, seconds: float, providers: tuple[str, ...]) -> int:
                 "streams": [status.snapshot() for status in summary.streams],
                 "latency_ms": summary.latency.summary(),
                 "providers": list(providers),
+                "undrawn": summary.undrawn,
                 "errors": summary.errors,
             },
             indent=1,

@@ -146,6 +146,35 @@ def test_a_stop_ends_a_source_without_end_soon(tmp_path):
     assert summary.stopped and records[-1]["type"] == "end"
 
 
+def test_a_slow_writer_does_not_hold_up_a_live_stream(clip):
+    frames = Frames(0.3)
+    source = SourceSpec(str(clip), paced=True)
+    summary, records = run(source, frames=[[frames]], settings=FeedSettings(mode="latest"))
+    assert max(record["age_ms"] for record in records.of("frame")) < 300
+    assert summary.undrawn == counts(summary).processed - len(frames) > 0
+
+
+@pytest.mark.parametrize("paced", [False, True])
+def test_frames_are_whole_and_in_order(clip, paced):
+    drawn = []
+
+    class Writer:
+        def write(self, image, seconds):
+            assert threading.current_thread() is not threading.main_thread()
+            drawn.append(seconds)
+            if len(drawn) == 3 and not paced:
+                raise OSError(28, "No space left on device")
+
+    source = SourceSpec(str(clip), paced=paced)
+    if paced:
+        run(source, frames=[[Writer()]])
+        assert drawn == sorted(drawn) and len(drawn) >= 3
+    else:
+        with pytest.raises(OSError, match="No space"):
+            run(source, frames=[[Writer()]])
+        assert len(drawn) == 3
+
+
 def test_a_pause_of_our_own_is_no_gap(clip):
     settings = FeedSettings(mode="every", health=HealthSettings(gap_after=0.2))
     source = SourceSpec(str(clip), paced=True)

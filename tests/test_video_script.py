@@ -50,9 +50,11 @@ def test_a_signal_ends_it_in_order(tmp_path, words, number, code):
         "errors": 0,
         "frames": len(records.of("frame")),
     }
+    summary = json.loads((tmp_path / "o.json").read_text())
     with av.open(str(tmp_path / "o.mp4")) as container:
-        assert len(list(container.decode(video=0))) == len(records.of("frame"))
-    stream = json.loads((tmp_path / "o.json").read_text())["streams"][0]
+        drawn = len(list(container.decode(video=0)))
+    assert drawn + summary["undrawn"] == len(records.of("frame"))
+    stream = summary["streams"][0]
     known = stream["processed"] + stream["dropped"] + stream["in_flight"]
     assert stream["decoded"] == known and stream["skipped"] == 0
     assert not any(os.path.exists(f"/proc/{pid}") for pid in decoders)

@@ -14,12 +14,13 @@ import numpy as np
 from tqdm import tqdm
 
 from cpr_deploy import stream_records
+from cpr_deploy.annotator import Annotator
 from cpr_deploy.decoder import DecoderError
 from cpr_deploy.feed import StreamFeed, WaitingFrame
 from cpr_deploy.feed_group import FeedGroup
 from cpr_deploy.files import InputError, explain
 from cpr_deploy.latency import LatencyRecorder
-from cpr_deploy.overlay import draw_points
+from cpr_deploy.model_spec import FLAG_NOT_FINITE
 from cpr_deploy.point_localizer import PointLocalizer, PointResult
 from cpr_deploy.regions import RegionLocalizer
 from cpr_deploy.sessions import InferenceError
@@ -28,7 +29,6 @@ from cpr_deploy.stream_health import StreamEvent
 from cpr_deploy.stream_status import StreamStatus
 from cpr_deploy.tracking.settings import TrackSettings
 from cpr_deploy.tracking.stream_tracks import RESET_EVENTS, StreamTracks, add_tracks
-from cpr_deploy.tracking.track_overlay import draw_tracks, draw_zones
 from cpr_deploy.tracking.tracker import FrameTracks
 from cpr_deploy.tracking.zones import Zones
 
@@ -58,24 +58,28 @@ class StreamOutputs:
     """records: of all streams. frames: per source, in their order, those who get annotated frames.
     on_status: called about each second with the `StreamStatus` of every stream. zones: per source,
     drawn on its frames. raw_frames: per source, called with each of its frames (height, width, 3)
-    before anything is drawn on it; they must copy what they keep."""
+    before anything is drawn on it; they must copy what they keep. draw_in_thread: draw and write
+    frames beside the work; of a live source those are left out for which there is no time."""
 
     records: list[EntryWriter] = dataclasses.field(default_factory=list)
     frames: list[list[FrameWriter]] = dataclasses.field(default_factory=list)
     on_status: list[Callable[[list[StreamStatus]], None]] = dataclasses.field(default_factory=list)
     zones: list[Zones] = dataclasses.field(default_factory=list)
     raw_frames: list[Callable[[np.ndarray], None]] = dataclasses.field(default_factory=list)
+    draw_in_thread: bool = True
 
 
 @dataclasses.dataclass
 class StreamSummary:
     """latency: of the newest frames of all streams; streams: the status of each at the end; errors:
-    messages of sources and outputs that failed; failed: ended as the network failed; interrupted:
-    by Ctrl-C; stopped: by `FeedGroup.stop`."""
+    messages of sources and outputs that failed; undrawn: frames that the annotated outputs of live
+    sources leave out as they are slower; failed: ended as the network failed; interrupted: by
+    Ctrl-C; stopped: by `FeedGroup.stop`."""
 
     latency: LatencyRecorder
     streams: list[StreamStatus]
     errors: list[str] = dataclasses.field(default_factory=list)
+    undrawn: int = 0
     failed: bool = False
     interrupted: bool = False
     stopped: bool = False
@@ -123,13 +127,16 @@ def run_streams(
     """
     run = _Run(localizer, group, outputs or StreamOutputs(), max_age_ms, show_scores, tracking)
     try:
-        run.loop(max_frames)
-    except InferenceError as error:
-        run.fail(str(error))
-    except KeyboardInterrupt:
-        # What is done is kept: the caller closes the files as after a normal end.
-        run.summary.interrupted = True
-    run.end()
+        try:
+            run.loop(max_frames)
+        except InferenceError as error:
+            run.fail(str(error))
+        except KeyboardInterrupt:
+            # What is done is kept: the caller closes the files as after a normal end.
+            run.summary.interrupted = True
+        run.end()
+    finally:
+        run.finish_drawing()
     return run.summary
 
 
@@ -160,6 +167,7 @@ class _Run:
                 drawn = bool(outputs.frames and outputs.frames[index])
                 names = len(localizer.class_names)
                 self._tracks[id(feed)] = StreamTracks(tracking, names, traced=drawn)
+        self._annotators: dict[int, Annotator] = {}
         self._told = 0.0
         latency = LatencyRecorder(LATENCY_WINDOW)
         self.summary = StreamSummary(latency, list(self._status.values()))
@@ -318,35 +326,46 @@ class _Run:
         age_ms: float | None,
         doubtful: bool,
     ) -> None:
-        writers = self._outputs.frames[status.number - 1] if self._outputs.frames else []
-        if not writers:
+        annotator = self._annotator(status)
+        if annotator is None:
             return
-        latency = self.summary.latency
+        feed = status.feed
         text = [f"{total_ms:.0f} ms"]
         if age_ms is not None:
-            blind = status.feed.blind_seconds()
-            text += [f"age {age_ms:.0f} ms", f"blind {blind:.1f} s"]
+            text += [f"age {age_ms:.0f} ms", f"blind {feed.blind_seconds():.1f} s"]
+        if result.flags & FLAG_NOT_FINITE:
+            text.append("NO RESULT")
         if doubtful:
             text.append("STALE")
-        with latency.stage("draw"):
-            image = draw_points(
-                frame.image,
-                result,
-                self._localizer.class_names,
-                status=", ".join(text),
-                show_scores=self._show_scores and tracks is None,
-            )
-            zones = self._outputs.zones[status.number - 1] if self._outputs.zones else None
-            if zones is not None:
-                height, width = image.shape[:2]
-                draw_zones(image, zones.scaled(width, height))
-            if tracks is not None:
-                draw_tracks(image, tracks, self._tracks[id(status.feed)].traces)
         # Times of a live source begin anew when it comes back; our clock does not.
-        seconds = frame.clock if status.feed.live else frame.pts
-        with latency.stage("encode"):
-            for writer in list(writers):
-                self._write(writers, writer, image, seconds)
+        seconds = frame.clock if feed.live else frame.pts
+        traces = None if tracks is None else self._tracks[id(feed)].traces
+        annotator.draw(frame.image, result, ", ".join(text), seconds, tracks, traces)
+
+    def _annotator(self, status: StreamStatus) -> Annotator | None:
+        outputs, index = self._outputs, status.number - 1
+        if not outputs.frames or not outputs.frames[index]:
+            return None
+        if index not in self._annotators:
+            self._annotators[index] = Annotator(
+                status.feed.name,
+                self._localizer.class_names,
+                outputs.frames[index],
+                self._write,
+                self.summary.latency,
+                show_scores=self._show_scores,
+                zones=outputs.zones[index] if outputs.zones else None,
+                thread=outputs.draw_in_thread,
+                drop=status.feed.live,
+            )
+        return self._annotators[index]
+
+    def finish_drawing(self) -> None:
+        """Waits until all frames are drawn and written; the first error is raised."""
+        with contextlib.ExitStack() as stack:
+            for annotator in self._annotators.values():
+                stack.callback(annotator.close)
+        self.summary.undrawn = sum(one.undrawn for one in self._annotators.values())
 
     # --- records ----------------------------------------------------------------------------------
 
