@@ -65,8 +65,8 @@ class Annotator:
         tracks: FrameTracks | None = None,
         traces: Mapping[int, np.ndarray] | None = None,
     ) -> None:
-        """Draws onto a copy of `image` (H, W, 3) uint8 BGR, now or later; none of these may change
-        afterwards."""
+        """Draws onto `image` (H, W, 3) uint8 BGR, now or later: it belongs to the annotator from
+        here on, and nothing given may change afterwards."""
         job = functools.partial(self._draw, image, result, status, seconds, tracks, traces)
         if self._thread is None:
             job()
