@@ -189,9 +189,9 @@ class PointPicker:
         found = np.array([(item.x, item.y) for item in items]).reshape(-1, 2)
         from_edge = np.minimum(found, [camera.width, camera.height] - found).min(axis=1)
         aims = np.clip(found, 0, [camera.width, camera.height])
-        if settings.aim == "interior":
-            aims = interior_points(depth, unit, aims, settings)
         surfaces = find_surfaces(depth, unit, aims, camera, settings)
+        if settings.aim == "interior":
+            aims, surfaces = self._move_inside(depth, unit, aims, surfaces)
         positions = base_from_camera.apply(surfaces.ray * surfaces.z[:, None])
         located = surfaces.solid & (from_edge >= settings.border)
         sightings = self._sightings(positions, located, stamp)
@@ -224,6 +224,23 @@ class PointPicker:
         }
         chosen = self._choose(targets, refusals, items)
         return PickResult(stamp, chosen, [refusals[i] for i in sorted(refusals)])
+
+    def _move_inside(
+        self, depth: np.ndarray, unit: float, xy: np.ndarray, surfaces: Surfaces
+    ) -> tuple[np.ndarray, Surfaces]:
+        """Points and surfaces at the most interior places, where those are of the same surface."""
+        settings = self.settings
+        moved = interior_points(depth, unit, xy, surfaces, settings)
+        there = find_surfaces(depth, unit, moved, self.camera, settings)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            # The plane here must lead there, and the one there lead back: beside an edge one of
+            # them may be tilted by what lies beyond. Half a tolerance, as it is followed far.
+            apart = 1 / there.z - 1 / surfaces.z
+            limit = 0.5 * settings.edge_tolerance(surfaces.z) / surfaces.z**2
+            same = there.solid & surfaces.solid
+            for slope in (surfaces.slope, there.slope):
+                same &= np.abs(apart - ((moved - xy) * slope).sum(axis=1)) < limit
+        return np.where(same[:, None], moved, xy), surfaces.replaced(there, same)
 
     def _refuse_surfaces(self, refused: _Refused, surfaces: Surfaces) -> None:
         settings = self.settings

@@ -20,6 +20,9 @@ MAX_OFF_SHARE = 0.12
 # Of the 3 x 3 px at the point.
 MAX_HEART_HOLES = 2
 MAX_HEART_OFF = 1
+# Root mean square of their distances from the surface, in tolerances. Of noise alone it is 0.25 at
+# most; of a small step, whose two sides are both within the tolerance, more.
+MAX_ROUGHNESS = 0.4
 # Px of a depth image that share their error: matching windows and filters of cameras.
 CORRELATED = 9
 
@@ -31,7 +34,8 @@ class Surfaces:
     ray (N, 3): line of sight, z = 1; NaN where the lens has none. z (N,): depth, m. normal (N, 3):
     unit length, into the surface, optical frame. few, edge (N,) bool: too few valid depths, more
     than one surface. share (N,): px within depth_radius on the surface. sigma (N,): standard
-    deviation of z. along (N, 3, 2): how the place moves with the image point, m/px.
+    deviation of z. slope (N, 2): of 1/z by column and row, 1/(m px). along (N, 3, 2): how the place
+    moves with the image point, m/px.
     """
 
     ray: np.ndarray
@@ -41,7 +45,17 @@ class Surfaces:
     edge: np.ndarray
     share: np.ndarray
     sigma: np.ndarray
+    slope: np.ndarray
     along: np.ndarray
+
+    def replaced(self, other: Surfaces, mask: np.ndarray) -> Surfaces:
+        """These, but the `other` ones where `mask` (N,) is true."""
+        fields = {}
+        for field in dataclasses.fields(self):
+            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+            wide = mask.reshape(-1, *[1] * (mine.ndim - 1))
+            fields[field.name] = np.where(wide, theirs, mine)
+        return Surfaces(**fields)
 
     @property
     def solid(self) -> np.ndarray:
@@ -81,9 +95,10 @@ def find_surfaces(
     weight = 1 - (offset[:, :, 0] ** 2 + offset[:, :, 1] ** 2) / (
         2 * (settings.normal_radius + 1) ** 2
     )
-    for part in (core, core, slice(None), slice(None)):
+    around = slice(None)
+    for part, share in ((core, 1.0), (core, 0.5), (around, 0.5), (around, 0.5)):
         left = inverse[:, part] - _values(design[:, part], plane)
-        on = valid[:, part] & (np.abs(left) < tolerance)
+        on = valid[:, part] & (np.abs(left) < share * tolerance)
         plane = _fit(design[:, part], inverse[:, part], weight[:, part] * on)
     slope = plane[:, 1:]
 
@@ -100,6 +115,7 @@ def find_surfaces(
     few = count_valid < MIN_VALID_SHARE * len(core)
     few |= np.count_nonzero(~core_valid[:, heart], axis=1) > MAX_HEART_HOLES
     edge = np.count_nonzero(off, axis=1) > MAX_OFF_SHARE * count_valid
+    edge |= ((left * on) ** 2).sum(axis=1) > (MAX_ROUGHNESS * tolerance[:, 0]) ** 2 * on.sum(axis=1)
     edge |= off[:, len(core) // 2] | (np.count_nonzero(off[:, heart], axis=1) > MAX_HEART_OFF)
 
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -126,6 +142,7 @@ def find_surfaces(
         edge=edge & ~few,
         share=count / len(core),
         sigma=sigma,
+        slope=slope,
         along=along,
     )
 
