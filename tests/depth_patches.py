@@ -33,7 +33,9 @@ def random_patches(rng: np.random.Generator, side: int, settings) -> Patches:
     """side x side patches: tilted planes, steps of 3 tolerances to 1 m, straight edges, corners,
     bars and discs, mixed px at the edge, shadows, missing px, outliers and noise."""
     size = side * TILE
-    camera = CameraModel(size, size, [[FOCAL, 0, size / 2], [0, FOCAL, size / 2], [0, 0, 1]], "none")
+    camera = CameraModel(
+        size, size, [[FOCAL, 0, size / 2], [0, FOCAL, size / 2], [0, 0, 1]], "none"
+    )
     depth, mine, plane = (np.zeros((size, size), type) for type in (np.float32, bool, float))
     rows = []
     for tile in range(side * side):
@@ -73,7 +75,9 @@ def _patch(rng, settings):
     depth[wrong] = rng.uniform(0.2, 5, np.count_nonzero(wrong))
     missing = rng.random(depth.shape) < rng.choice([0, 0.05, 0.2])
     shadow = rng.choice([0, 0, 1, 2, 4])
-    missing |= (outside > 0) & (outside < shadow) if rng.random() < 0.5 else mine & (outside > -shadow)
+    missing |= (
+        (outside > 0) & (outside < shadow) if rng.random() < 0.5 else mine & (outside > -shadow)
+    )
     depth[missing] = 0
     away = np.linalg.norm(centres[~mine], axis=1).min() if not mine.all() else np.inf
     return depth, mine, planes[0], point, own, other, away

@@ -169,7 +169,8 @@ def patches(
     offset = np.empty((*z.shape, 2))
     offset[..., 0] = (column + 0.5 - xy[:, :1])[:, None]
     offset[..., 1] = (row + 0.5 - xy[:, 1:])[:, :, None]
-    return z.reshape(len(xy), -1), offset.reshape(len(xy), -1, 2)
+    count = len(side) ** 2
+    return z.reshape(-1, count), offset.reshape(-1, count, 2)
 
 
 def masked_median(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
