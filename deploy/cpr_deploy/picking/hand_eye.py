@@ -1,0 +1,446 @@
+"""Where the camera is: on the arm (eye in hand) or beside it (eye to hand).
+
+From pictures of a board with the arm's pose for each, or from points that the arm touched. The
+result is a file with its residuals, checked again when it is read. Lengths are m.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import least_squares
+from scipy.spatial.transform import Rotation
+
+from cpr_deploy.camera import CameraModel
+from cpr_deploy.files import InputError, read_json, write_json
+from cpr_deploy.image_files import read_bgr
+from cpr_deploy.picking.board import Board, board_pose
+from cpr_deploy.picking.hand_eye_solvers import SOLVERS, Motions
+from cpr_deploy.transforms import Transform
+
+FORMAT = "cpr-hand-eye"
+FORMAT_VERSION = 1
+EYE_IN_HAND, EYE_TO_HAND = "eye_in_hand", "eye_to_hand"
+KINDS = (EYE_IN_HAND, EYE_TO_HAND)
+REFINED, TOUCHED = "refined", "touched"
+
+MIN_VIEWS = 4
+MIN_TOUCHED = 4
+# The default limit of the leave-one-out residual, m.
+MAX_RESIDUAL = 0.005
+# The arm must turn about two axes by about so much between pictures, degrees, ...
+MIN_TURN = 8.0
+# ... and touched points must lie so far off a line, m.
+MIN_SPREAD = 0.02
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class View:
+    """A picture of the board: the arm's pose, and px (N, 2) of places (N, 3) on the board."""
+
+    name: str
+    base_from_hand: Transform
+    places: np.ndarray
+    xy: np.ndarray
+    camera_from_board: Transform
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HandEye:
+    """A calibrated camera pose.
+
+    kind: eye_in_hand (transform is hand_from_camera) or eye_to_hand (base_from_camera). residual:
+    leave-one-out, root mean square, m. details: residuals of all methods and samples, JSON values.
+    """
+
+    kind: str
+    transform: Transform
+    method: str
+    residual: float
+    samples: int
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def pose(self) -> dict[str, Transform]:
+        """The argument of `PointPicker` that this is: base_from_camera or hand_from_camera."""
+        name = "hand_from_camera" if self.kind == EYE_IN_HAND else "base_from_camera"
+        return {name: self.transform}
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "kind": self.kind,
+            "transform": self.transform.to_dict(),
+            "method": self.method,
+            "residual": self.residual,
+            "samples": self.samples,
+            "details": dict(self.details),
+        }
+
+
+# --- files ---
+
+
+def save_hand_eye(path: str | os.PathLike, result: HandEye) -> None:
+    write_json(path, result.to_dict(), indent=1)
+
+
+def load_hand_eye(path: str | os.PathLike, *, max_residual: float = MAX_RESIDUAL) -> HandEye:
+    """Reads a result.
+
+    Raises:
+        InputError: not such a file, of a newer version, no rotation, or a residual above the limit.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise InputError(
+            f"{path}: is no hand-eye calibration. Make one with deploy/calibrate_hand_eye.py."
+        )
+    if value.get("version") != FORMAT_VERSION:
+        raise InputError(
+            f"{path}: is of version {value.get('version')!r}, this program reads {FORMAT_VERSION}."
+            " Calibrate again, or use the program that wrote it."
+        )
+    kind, residual, samples = (value.get(key) for key in ("kind", "residual", "samples"))
+    if kind not in KINDS:
+        raise InputError(f"{path}: kind {kind!r}: one of {', '.join(KINDS)} is needed.")
+    transform = Transform.from_dict(value.get("transform"), f"{path}: transform")
+    if not isinstance(residual, int | float) or isinstance(residual, bool) or residual < 0:
+        raise InputError(f"{path}: residual {residual!r}: metres are needed. Calibrate again.")
+    if not isinstance(samples, int) or samples < MIN_TOUCHED:
+        raise InputError(f"{path}: samples {samples!r}: at least {MIN_TOUCHED} are needed.")
+    _check_residual(residual, max_residual, str(path))
+    details = value.get("details")
+    return HandEye(
+        kind, transform, str(value.get("method")), float(residual), samples, details or {}
+    )
+
+
+def read_views(
+    images: str | os.PathLike, poses: str | os.PathLike, camera: CameraModel, board: Board
+) -> tuple[list[View], list[str]]:
+    """Pictures in a folder that show the board, and the names of those that do not.
+
+    poses: JSON {"poses": [{"image": file name, "rotation": [x, y, z, w] or "rotation_vector":
+    [rx, ry, rz] (rad), "translation": [x, y, z] (m)}, ..]}, or "matrix" (4 x 4): base_from_hand.
+
+    Raises:
+        InputError: a picture without a pose or the other way round, or of another size.
+    """
+    folder, records = Path(images), read_poses(poses)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is no folder. Give the folder of the board's images.")
+    names = {p.name for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES}
+    for missing, what in (
+        (names - set(records), f"have no pose in {poses}"),
+        (set(records) - names, f"of {poses} are not in {folder}"),
+    ):
+        if missing:
+            listed = ", ".join(sorted(missing)[:5])
+            raise InputError(f"{folder}: {len(missing)} images ({listed}) {what}.")
+    views, without = [], []
+    for name in sorted(names):
+        image = read_bgr(folder / name)
+        if image.shape[:2] != (camera.height, camera.width):
+            raise InputError(
+                f"{folder / name}: is {image.shape[1]}x{image.shape[0]} px, the camera"
+                f" {camera.width}x{camera.height}. Use the camera's numbers at this resolution."
+            )
+        found = board.find(image)
+        pose = found and board_pose(camera, *found)
+        if pose is None:
+            without.append(name)
+        else:
+            views.append(View(name, records[name], *found, pose[0]))
+    return views, without
+
+
+def read_poses(path: str | os.PathLike) -> dict[str, Transform]:
+    """Image name -> base_from_hand; see `read_views`."""
+    value = read_json(path)
+    records = value.get("poses") if isinstance(value, dict) else None
+    if not isinstance(records, list) or not all(isinstance(item, dict) for item in records):
+        raise InputError(
+            f'{path}: {{"poses": [{{"image": .., "rotation": .., "translation": ..}}, ..]}} needed.'
+        )
+    poses: dict[str, Transform] = {}
+    for index, record in enumerate(records):
+        name, where = record.get("image"), f"{path}: poses[{index}]"
+        if not isinstance(name, str) or name in poses:
+            raise InputError(f"{where}: image {name!r}: a file name, each once, is needed.")
+        poses[name] = _pose(record, where)
+    return poses
+
+
+def read_touched(
+    path: str | os.PathLike, camera: CameraModel | None = None
+) -> tuple[np.ndarray, np.ndarray, list[Transform] | None]:
+    """Touched points: in the camera's frame (N, 3), in the base frame (N, 3), and the arm's poses
+    when the pictures were taken, if given.
+
+    JSON {"points": [{"base": [x, y, z], "camera": [x, y, z]}, ..]}, m. Instead of "camera" also
+    "pixel": [x, y] (px, the first centre at 0.5) and "depth" (m), which need a camera. For a camera
+    on the arm "base_from_hand" too: a transform.
+    """
+    value = read_json(path)
+    records = value.get("points") if isinstance(value, dict) else None
+    if not isinstance(records, list) or not all(isinstance(item, dict) for item in records):
+        raise InputError(f'{path}: {{"points": [{{"base": .., "camera": ..}}, ..]}} is needed.')
+    in_camera, in_base, poses = [], [], []
+    for index, record in enumerate(records):
+        where = f"{path}: points[{index}]"
+        in_base.append(_triple(record.get("base"), f"{where}: base"))
+        if "camera" in record:
+            in_camera.append(_triple(record["camera"], f"{where}: camera"))
+        elif camera is None:
+            raise InputError(f'{where}: has no "camera"; with "pixel" and "depth" give a camera.')
+        else:
+            pixel, depth = record.get("pixel"), record.get("depth")
+            place = _triple([*(pixel if isinstance(pixel, list) else ()), depth], f"{where}: pixel")
+            xyz = camera.deproject([place[:2]], place[2:])[0]
+            if np.isnan(xyz).any() or place[2] <= 0:
+                raise InputError(f"{where}: pixel {pixel}, depth {depth}: show no place.")
+            in_camera.append(xyz)
+        if "base_from_hand" in record:
+            poses.append(_pose(record["base_from_hand"], f"{where}: base_from_hand"))
+    if poses and len(poses) != len(records):
+        raise InputError(f"{path}: {len(poses)} of {len(records)} points have base_from_hand.")
+    return np.array(in_camera).reshape(-1, 3), np.array(in_base).reshape(-1, 3), poses or None
+
+
+# --- calibration ---
+
+
+def calibrate_views(
+    views: Sequence[View],
+    camera: CameraModel,
+    kind: str,
+    *,
+    max_residual: float = MAX_RESIDUAL,
+) -> HandEye:
+    """The camera's pose from pictures of a board.
+
+    Eye in hand: the board lies still and the camera is on the arm. Eye to hand: the board is on the
+    arm and the camera stands still. All of `SOLVERS` are tried, and "refined": the least square
+    error in the pictures over the camera's and the board's pose. The method with the smallest
+    leave-one-out residual is the result: where the board's middle would be, by all other pictures,
+    against where it was seen.
+
+    Raises:
+        InputError: too few pictures, too little turning, or a residual above the limit.
+    """
+    _check_kind(kind)
+    if len(views) < MIN_VIEWS:
+        raise InputError(
+            f"{len(views)} images show the board; at least {MIN_VIEWS}, better 15, are needed."
+        )
+    outer = [v.base_from_hand if kind == EYE_IN_HAND else v.base_from_hand.inverse() for v in views]
+    _check_turns(Motions.between(outer, [view.camera_from_board for view in views]))
+    methods = {
+        name: _Method(lambda kept, solver=solver: _closed(outer, views, kept, solver))
+        for name, solver in SOLVERS.items()
+    }
+    methods[REFINED] = _Method(lambda kept: _refine(outer, views, camera, kept))
+    summary = {}
+    for name, method in methods.items():
+        method.run(outer, views, camera)
+        summary[name] = method.summary()
+    best = min(methods, key=lambda name: methods[name].residual)
+    result = methods[best]
+    _check_residual(result.residual, max_residual, "calibration")
+    per_view = [
+        {"image": view.name, "left_out": round(float(off), 6)}
+        for view, off in zip(views, result.left_out, strict=True)
+    ]
+    details = {"methods": summary, "views": per_view, "camera": camera.to_dict()}
+    return HandEye(kind, result.x, best, result.residual, len(views), details)
+
+
+def calibrate_touched(
+    in_camera: np.ndarray,
+    in_base: np.ndarray,
+    kind: str,
+    base_from_hand: Sequence[Transform] | None = None,
+    *,
+    max_residual: float = MAX_RESIDUAL,
+) -> HandEye:
+    """The camera's pose from points (N, 3) seen by the camera and touched by the arm.
+
+    base_from_hand: for eye in hand, the arm's pose when each point was seen.
+
+    Raises:
+        InputError: too few points, all about on a line, poses missing, or a residual above the
+            limit.
+    """
+    _check_kind(kind)
+    if len(in_camera) < MIN_TOUCHED:
+        raise InputError(f"{len(in_camera)} touched points; at least {MIN_TOUCHED} are needed.")
+    if (kind == EYE_IN_HAND) != (base_from_hand is not None):
+        raise InputError(
+            "touched points: base_from_hand of each point is needed for eye_in_hand, and only then."
+        )
+    target = np.asarray(in_base, float)
+    if kind == EYE_IN_HAND:
+        pairs = zip(base_from_hand, target, strict=True)
+        target = np.array([pose.inverse().apply(place) for pose, place in pairs])
+    spread = np.linalg.svd(in_camera - in_camera.mean(axis=0), compute_uv=False)[1]
+    if spread / np.sqrt(len(in_camera)) < MIN_SPREAD:
+        raise InputError(
+            f"touched points: lie within {1000 * spread / np.sqrt(len(in_camera)):.0f} mm of a"
+            " line, which leaves the turn about it open. Touch points all over the workspace."
+        )
+    transform = _align(in_camera, target)
+    fit = np.linalg.norm(transform.apply(in_camera) - target, axis=1)
+    left_out = []
+    for index in range(len(in_camera)):
+        kept = np.arange(len(in_camera)) != index
+        other = _align(in_camera[kept], target[kept])
+        left_out.append(float(np.linalg.norm(other.apply(in_camera[index]) - target[index])))
+    residual = _rms(left_out)
+    _check_residual(residual, max_residual, "calibration")
+    details = {
+        "methods": {TOUCHED: {"fit": round(_rms(fit), 6), "left_out": round(residual, 6)}},
+        "points": [{"left_out": round(off, 6)} for off in left_out],
+    }
+    return HandEye(kind, transform, TOUCHED, residual, len(in_camera), details)
+
+
+class _Method:
+    """A solver, its solution over all pictures, and how well it predicts each from the others."""
+
+    def __init__(self, solve):
+        self._solve = solve
+        self.residual = np.inf
+
+    def run(self, outer: list[Transform], views: Sequence[View], camera: CameraModel) -> None:
+        everything = list(range(len(views)))
+        self.x, z = self._solve(everything)
+        loops = [o @ self.x @ v.camera_from_board for o, v in zip(outer, views, strict=True)]
+        self.fit = [
+            float(np.linalg.norm(loop.apply(_middle(v)) - z.apply(_middle(v))))
+            for loop, v in zip(loops, views, strict=True)
+        ]
+        self.turn = [
+            float(np.degrees(Rotation.from_matrix(z.rotation.T @ loop.rotation).magnitude()))
+            for loop in loops
+        ]
+        self.pixels = _rms(_pixel_errors(self.x, z, outer, views, camera, everything))
+        self.left_out = []
+        for index, view in enumerate(views):
+            x, z = self._solve([other for other in everything if other != index])
+            seen = (outer[index] @ x @ view.camera_from_board).apply(_middle(view))
+            self.left_out.append(float(np.linalg.norm(seen - z.apply(_middle(view)))))
+        self.residual = _rms(self.left_out)
+
+    def summary(self) -> dict[str, float]:
+        """fit, left_out: m; turn: degrees; pixels: px; all root mean squares."""
+        values = {"fit": _rms(self.fit), "left_out": self.residual, "turn": _rms(self.turn)}
+        values["pixels"] = self.pixels
+        # A method may fail altogether: a board that would be behind the camera has no px.
+        return {n: round(v, 6) if np.isfinite(v) else None for n, v in values.items()}
+
+
+def _closed(outer, views, kept, solver) -> tuple[Transform, Transform]:
+    """X by a closed solution, and the mean of outer @ X @ board."""
+    some = [outer[i] for i in kept]
+    boards = [views[i].camera_from_board for i in kept]
+    x = solver(Motions.between(some, boards))
+    loops = [o @ x @ board for o, board in zip(some, boards, strict=True)]
+    rotation = Rotation.from_matrix([loop.rotation for loop in loops]).mean()
+    translation = np.mean([loop.translation for loop in loops], axis=0)
+    return x, Transform(rotation.as_matrix(), translation)
+
+
+def _refine(outer, views, camera, kept) -> tuple[Transform, Transform]:
+    x, z = _closed(outer, views, kept, SOLVERS["park"])
+    start = (x, z)
+
+    def poses(step: np.ndarray) -> tuple[Transform, Transform]:
+        return tuple(
+            Transform(pose.rotation @ Rotation.from_rotvec(part[:3]).as_matrix(), moved)
+            for pose, part in zip(start, step.reshape(2, 6), strict=True)
+            for moved in [pose.translation + part[3:]]
+        )
+
+    def errors(step: np.ndarray) -> np.ndarray:
+        off = _pixel_errors(*poses(step), outer, views, camera, kept)
+        # Behind the camera is far off.
+        return np.where(np.isfinite(off), off, 1e3)
+
+    found = least_squares(errors, np.zeros(12), x_scale="jac", loss="soft_l1", max_nfev=50)
+    return poses(found.x)
+
+
+def _pixel_errors(x, z, outer, views, camera, kept) -> np.ndarray:
+    """Of all corners, x and y, px: (2 N,)."""
+    camera_from_outer = x.inverse()
+    places = [
+        camera_from_outer.apply(outer[i].inverse().apply(z.apply(views[i].places))) for i in kept
+    ]
+    seen = np.concatenate([views[i].xy for i in kept])
+    return (camera.project(np.concatenate(places)) - seen).ravel()
+
+
+def _align(source: np.ndarray, target: np.ndarray) -> Transform:
+    """The rigid transform of least squares from points to points (N, 3) (Kabsch 1976)."""
+    middle, goal = source.mean(axis=0), target.mean(axis=0)
+    u, _, vt = np.linalg.svd((target - goal).T @ (source - middle))
+    rotation = u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt
+    return Transform(rotation, goal - rotation @ middle)
+
+
+def _check_turns(motions: Motions) -> None:
+    turns = motions.turns()
+    strength = np.degrees(np.sqrt(np.linalg.eigvalsh(turns.T @ turns / len(turns))))
+    if strength[1] < MIN_TURN:
+        raise InputError(
+            f"poses: the arm turned by about {strength[2]:.0f} degrees about one axis and"
+            f" {strength[1]:.1f} about others; {MIN_TURN:g} are needed. Turn the hand about at"
+            " least two axes between the pictures, by 30 degrees or more."
+        )
+
+
+def _check_residual(residual: float, limit: float, name: str) -> None:
+    if not residual <= limit:
+        raise InputError(
+            f"{name}: the leave-one-out residual is {1000 * residual:.1f} mm, above the limit of"
+            f" {1000 * limit:.1f} mm. Check the board's size, the camera's numbers and the poses,"
+            " take sharper pictures with more turning, or raise the limit."
+        )
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise InputError(f"kind {kind!r}: one of {', '.join(KINDS)} is needed.")
+
+
+def _pose(record: Any, where: str) -> Transform:
+    if isinstance(record, Mapping) and "rotation_vector" in record:
+        vector = _triple(record["rotation_vector"], f"{where}: rotation_vector")
+        translation = _triple(record.get("translation"), f"{where}: translation")
+        return Transform(Rotation.from_rotvec(vector).as_matrix(), translation)
+    return Transform.from_dict(record, where)
+
+
+def _triple(value: Any, where: str) -> np.ndarray:
+    try:
+        array = np.array(value, float)
+    except (TypeError, ValueError):
+        array = np.empty(0)
+    if array.shape != (3,) or not np.isfinite(array).all():
+        raise InputError(f"{where} {value!r}: 3 finite numbers are needed.")
+    return array
+
+
+def _middle(view: View) -> np.ndarray:
+    return view.places.mean(axis=0)
+
+
+def _rms(values: Any) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
