@@ -40,7 +40,7 @@ def camera_pose(rng: np.random.Generator) -> Transform:
 def rays_of(camera: CameraModel, xy: np.ndarray) -> np.ndarray:
     """(N, 2) px to directions with z = 1, by OpenCV."""
     pixels = np.asarray(xy, float)[:, None] - 0.5
-    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 100, 1e-12)
+    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 40, 1e-12)
     d = np.array(camera.d) if camera.d else None
     flat = cv2.undistortPoints(pixels, camera.k, d, criteria=criteria)[:, 0]
     return np.column_stack([flat, np.ones(len(flat))])

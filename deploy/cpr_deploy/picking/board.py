@@ -124,7 +124,7 @@ def board_pose(
 
     None if there is no pose with all places in front of the camera.
     """
-    flat = camera.rays(xy)[:, :2]
+    flat = np.ascontiguousarray(camera.rays(xy)[:, :2])
     if np.isnan(flat).any():
         return None
     # Undistorted directions suit every model of lens.

@@ -179,10 +179,9 @@ def read_poses(path: str | os.PathLike) -> dict[str, Transform]:
 
 
 def read_touched(
-    path: str | os.PathLike, camera: CameraModel | None = None
-) -> tuple[np.ndarray, np.ndarray, list[Transform] | None]:
-    """Touched points: in the camera's frame (N, 3), in the base frame (N, 3), and the arm's poses
-    when the pictures were taken, if given.
+    path: str | os.PathLike, camera: CameraModel | None, kind: str
+) -> tuple[np.ndarray, np.ndarray, str, list[Transform] | None]:
+    """The arguments of `calibrate_touched`, from a file.
 
     JSON {"points": [{"base": [x, y, z], "camera": [x, y, z]}, ..]}, m. Instead of "camera" also
     "pixel": [x, y] (px, the first centre at 0.5) and "depth" (m), which need a camera. For a camera
@@ -209,9 +208,12 @@ def read_touched(
             in_camera.append(xyz)
         if "base_from_hand" in record:
             poses.append(_pose(record["base_from_hand"], f"{where}: base_from_hand"))
-    if poses and len(poses) != len(records):
-        raise InputError(f"{path}: {len(poses)} of {len(records)} points have base_from_hand.")
-    return np.array(in_camera).reshape(-1, 3), np.array(in_base).reshape(-1, 3), poses or None
+    if len(poses) != (len(records) if kind == EYE_IN_HAND else 0):
+        raise InputError(
+            f"{path}: {len(poses)} of {len(records)} points have base_from_hand. For a camera on"
+            " the arm all need it, else none."
+        )
+    return np.array(in_camera).reshape(-1, 3), np.array(in_base).reshape(-1, 3), kind, poses or None
 
 
 # --- calibration ---
@@ -243,10 +245,10 @@ def calibrate_views(
     outer = [v.base_from_hand if kind == EYE_IN_HAND else v.base_from_hand.inverse() for v in views]
     _check_turns(Motions.between(outer, [view.camera_from_board for view in views]))
     methods = {
-        name: _Method(lambda kept, solver=solver: _closed(outer, views, kept, solver))
+        name: _Method(lambda kept, start, solver=solver: _closed(outer, views, kept, solver))
         for name, solver in SOLVERS.items()
     }
-    methods[REFINED] = _Method(lambda kept: _refine(outer, views, camera, kept))
+    methods[REFINED] = _Method(lambda kept, start: _refine(outer, views, camera, kept, start))
     summary = {}
     for name, method in methods.items():
         method.run(outer, views, camera)
@@ -311,6 +313,32 @@ def calibrate_touched(
     return HandEye(kind, transform, TOUCHED, residual, len(in_camera), details)
 
 
+def report_lines(result: HandEye) -> list[str]:
+    """Residuals of all methods, the worst samples and the result, for people."""
+    lines = ["method      left out, mm   fit, mm   turn, deg   px"]
+    for name, row in result.details["methods"].items():
+        cells = [
+            "-" if row.get(key) is None else f"{factor * row[key]:.{digits}f}"
+            for key, factor, digits in (
+                ("left_out", 1e3, 2),
+                ("fit", 1e3, 2),
+                ("turn", 1, 3),
+                ("pixels", 1, 2),
+            )
+        ]
+        mark = " <-" if name == result.method else ""
+        lines.append("{:<12}{:>12}{:>10}{:>12}{:>5}{}".format(name, *cells, mark))
+    samples = result.details.get("views") or result.details.get("points") or []
+    worst = sorted(enumerate(samples), key=lambda item: -item[1]["left_out"])[:3]
+    told = (f"{row.get('image', f'point {i}')} {1e3 * row['left_out']:.1f} mm" for i, row in worst)
+    lines.append("worst when left out: " + ", ".join(told))
+    (name,) = result.pose()
+    x, y, z = result.transform.translation
+    turn = ", ".join(f"{value:.6f}" for value in result.transform.quaternion())
+    lines.append(f"{name}: translation {x:.5f}, {y:.5f}, {z:.5f} m; rotation {turn} (x, y, z, w)")
+    return lines
+
+
 class _Method:
     """A solver, its solution over all pictures, and how well it predicts each from the others."""
 
@@ -320,7 +348,7 @@ class _Method:
 
     def run(self, outer: list[Transform], views: Sequence[View], camera: CameraModel) -> None:
         everything = list(range(len(views)))
-        self.x, z = self._solve(everything)
+        self.x, z = solution = self._solve(everything, None)
         loops = [o @ self.x @ v.camera_from_board for o, v in zip(outer, views, strict=True)]
         self.fit = [
             float(np.linalg.norm(loop.apply(_middle(v)) - z.apply(_middle(v))))
@@ -333,7 +361,8 @@ class _Method:
         self.pixels = _rms(_pixel_errors(self.x, z, outer, views, camera, everything))
         self.left_out = []
         for index, view in enumerate(views):
-            x, z = self._solve([other for other in everything if other != index])
+            kept = [other for other in everything if other != index]
+            x, z = self._solve(kept, solution)
             seen = (outer[index] @ x @ view.camera_from_board).apply(_middle(view))
             self.left_out.append(float(np.linalg.norm(seen - z.apply(_middle(view)))))
         self.residual = _rms(self.left_out)
@@ -357,34 +386,37 @@ def _closed(outer, views, kept, solver) -> tuple[Transform, Transform]:
     return x, Transform(rotation.as_matrix(), translation)
 
 
-def _refine(outer, views, camera, kept) -> tuple[Transform, Transform]:
-    x, z = _closed(outer, views, kept, SOLVERS["park"])
-    start = (x, z)
+def _refine(outer, views, camera, kept, start=None) -> tuple[Transform, Transform]:
+    """X and Z with the least error in the pictures, from a closed solution or from `start`."""
+    start = start or _closed(outer, views, kept, SOLVERS["park"])
 
-    def poses(step: np.ndarray) -> tuple[Transform, Transform]:
-        return tuple(
-            Transform(pose.rotation @ Rotation.from_rotvec(part[:3]).as_matrix(), moved)
+    def poses(step: np.ndarray) -> list[Transform]:
+        return [
+            Transform(
+                pose.rotation @ Rotation.from_rotvec(part[:3]).as_matrix(),
+                pose.translation + part[3:],
+            )
             for pose, part in zip(start, step.reshape(2, 6), strict=True)
-            for moved in [pose.translation + part[3:]]
-        )
+        ]
 
     def errors(step: np.ndarray) -> np.ndarray:
         off = _pixel_errors(*poses(step), outer, views, camera, kept)
         # Behind the camera is far off.
         return np.where(np.isfinite(off), off, 1e3)
 
-    found = least_squares(errors, np.zeros(12), x_scale="jac", loss="soft_l1", max_nfev=50)
-    return poses(found.x)
+    # soft_l1: a picture with a wrong pose shall not bend all.
+    step = least_squares(errors, np.zeros(12), loss="soft_l1", ftol=1e-6, xtol=1e-9, max_nfev=30).x
+    return tuple(poses(step))
 
 
 def _pixel_errors(x, z, outer, views, camera, kept) -> np.ndarray:
     """Of all corners, x and y, px: (2 N,)."""
-    camera_from_outer = x.inverse()
-    places = [
-        camera_from_outer.apply(outer[i].inverse().apply(z.apply(views[i].places))) for i in kept
-    ]
+    chain = np.linalg.inv([outer[i].matrix() @ x.matrix() for i in kept]) @ z.matrix()
+    each = np.repeat(chain, [len(views[i].places) for i in kept], axis=0)
+    places = np.concatenate([views[i].places for i in kept])
+    xyz = (each[:, :3, :3] @ places[:, :, None])[:, :, 0] + each[:, :3, 3]
     seen = np.concatenate([views[i].xy for i in kept])
-    return (camera.project(np.concatenate(places)) - seen).ravel()
+    return (camera.project(xyz) - seen).ravel()
 
 
 def _align(source: np.ndarray, target: np.ndarray) -> Transform:
@@ -397,7 +429,7 @@ def _align(source: np.ndarray, target: np.ndarray) -> Transform:
 
 def _check_turns(motions: Motions) -> None:
     turns = motions.turns()
-    strength = np.degrees(np.sqrt(np.linalg.eigvalsh(turns.T @ turns / len(turns))))
+    strength = np.degrees(np.linalg.svd(turns, compute_uv=False)[::-1] / np.sqrt(len(turns)))
     if strength[1] < MIN_TURN:
         raise InputError(
             f"poses: the arm turned by about {strength[2]:.0f} degrees about one axis and"
