@@ -223,18 +223,17 @@ class CameraModel:
             value, slopes = self._distort_with_slope(flat)
             left = value - seen
             det = slopes[:, 0, 0] * slopes[:, 1, 1] - slopes[:, 0, 1] ** 2
+            good = (np.abs(left).max(axis=1) < _TOLERANCE) & (det > 0)
+            if not (np.abs(left) > 1e-3 * _TOLERANCE).any():
+                break
             step = np.empty_like(left)
             step[:, 0] = slopes[:, 1, 1] * left[:, 0] - slopes[:, 0, 1] * left[:, 1]
             step[:, 1] = slopes[:, 0, 0] * left[:, 1] - slopes[:, 0, 1] * left[:, 0]
             flat = flat - step / det[:, None]
-            # Beyond the limit is another branch: back to the edge of this one.
-            radius = np.hypot(flat[:, 0], flat[:, 1])
-            flat *= np.where(radius > self._limit, self._limit / radius, 1.0)[:, None]
-            if not (np.abs(left) > 1e-3 * _TOLERANCE).any():
-                break
-        value, slopes = self._distort_with_slope(flat)
-        det = slopes[:, 0, 0] * slopes[:, 1, 1] - slopes[:, 0, 1] ** 2
-        good = (np.abs(value - seen).max(axis=1) < _TOLERANCE) & (det > 0)
+            if np.isfinite(self._limit):
+                # Beyond the limit is another branch: back to the edge of this one.
+                radius = np.hypot(flat[:, 0], flat[:, 1])
+                flat *= np.minimum(1.0, self._limit / radius)[:, None]
         return np.where(good[:, None], flat, np.nan)
 
 

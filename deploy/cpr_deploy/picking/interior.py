@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from cpr_deploy.picking.settings import PickSettings
-from cpr_deploy.picking.surface import Surfaces, patches
+from cpr_deploy.picking.surface import Surfaces, patches, window
 
 
 def interior_points(
@@ -24,18 +24,21 @@ def interior_points(
     """
     moved = xy.astype(float)
     solid = np.flatnonzero(surfaces.solid)
-    z, offset = patches(depth, unit, xy[solid], settings.interior_radius)
+    z = patches(depth, unit, xy[solid], settings.interior_radius)
+    grid = window(settings.interior_radius)
+    # From the points to their px' centres.
+    aside = np.floor(xy[solid]) + 0.5 - xy[solid]
+    slope = surfaces.slope[solid]
     with np.errstate(divide="ignore"):
-        plane = 1 / surfaces.z[solid, None] + (offset @ surfaces.slope[solid, :, None])[:, :, 0]
-        on = (
-            np.abs(1 / z - plane)
-            < (settings.edge_tolerance(surfaces.z) / surfaces.z**2)[solid, None]
-        )
+        level = 1 / surfaces.z[solid] + (aside * slope).sum(axis=1)
+        plane = level[:, None] + slope @ grid.T
+        tolerance = settings.edge_tolerance(surfaces.z[solid]) / surfaces.z[solid] ** 2
+        on = np.abs(1 / z - plane) < tolerance[:, None]
     side = 2 * settings.interior_radius + 1
     masks = on.astype(np.uint8).reshape(-1, side, side)
     missing = np.isnan(z).astype(np.float32).reshape(-1, side, side)
     middle = settings.interior_radius
-    for index, mask, holes, places in zip(solid, masks, missing, offset, strict=True):
+    for row, (index, mask, holes) in enumerate(zip(solid, masks, missing, strict=True)):
         # A single missing px is no edge.
         mask |= ((holes > 0) & (cv2.blur(holes, (3, 3)) < 1.5 / 9)).astype(np.uint8)
         mask[[0, -1], :] = mask[:, [0, -1]] = 0
@@ -44,5 +47,5 @@ def interior_points(
         distance = cv2.distanceTransform(joined, cv2.DIST_L2, 5)
         best = int(np.argmax(distance))
         if distance.flat[best] > distance[middle, middle] > 0:
-            moved[index] += places[best]
+            moved[index] += aside[row] + grid[best]
     return moved

@@ -74,14 +74,14 @@ def find_surfaces(
         xy: (N, 2) px, inside the image.
     """
     ray, per_px = _local_rays(camera, xy, settings.normal_radius)
-    z, offset = patches(depth, unit, xy, settings.normal_radius)
+    z = patches(depth, unit, xy, settings.normal_radius)
     valid = np.isfinite(z)
     inverse = np.zeros_like(z)
     np.divide(1.0, z, out=inverse, where=valid)
 
     # The px within depth_radius decide on the point; their columns in the patch, row by row.
-    side = np.abs(np.arange(-settings.normal_radius, settings.normal_radius + 1))
-    reach = np.maximum(side[:, None], side).ravel()
+    grid = window(settings.normal_radius)
+    reach = np.abs(grid).max(axis=1)
     core = np.flatnonzero(reach <= settings.depth_radius)
     core_valid, core_inverse = valid[:, core], inverse[:, core]
     middle = masked_median(core_inverse, core_valid)
@@ -89,22 +89,22 @@ def find_surfaces(
         # A difference of depths dz is one of dz/z^2 in 1/z.
         tolerance = (settings.edge_tolerance(1 / middle) * middle**2)[:, None]
 
-    # From the nearest px outwards: a constant, then planes.
+    # From the nearest px outwards: a constant, then planes of 1/z by column and row.
     plane = np.column_stack([middle, np.zeros((len(xy), 2))])
-    design = np.concatenate([np.ones((*z.shape, 1)), offset], axis=2)
-    weight = 1 - (offset[:, :, 0] ** 2 + offset[:, :, 1] ** 2) / (
-        2 * (settings.normal_radius + 1) ** 2
-    )
+    design = np.column_stack([np.ones(len(grid)), grid])
+    weight = 1 - (grid**2).sum(axis=1) / (2 * (settings.normal_radius + 1) ** 2)
     around = slice(None)
     for part, share in ((core, 1.0), (core, 0.5), (around, 0.5), (around, 0.5)):
-        left = inverse[:, part] - _values(design[:, part], plane)
+        left = inverse[:, part] - plane @ design[part].T
         on = valid[:, part] & (np.abs(left) < share * tolerance)
-        plane = _fit(design[:, part], inverse[:, part], weight[:, part] * on)
+        plane = _fit(design[part], inverse[:, part], weight[part] * on)
     slope = plane[:, 1:]
 
-    core_offset = offset[:, core]
-    level = core_inverse - (core_offset @ slope[:, :, None])[:, :, 0]
-    on = core_valid & (np.abs(level - plane[:, :1]) < tolerance)
+    # What each px says about 1/z at the point, which is not at a px' centre.
+    aside = xy - np.floor(xy) - 0.5
+    level = core_inverse - slope @ grid[core].T + (slope * aside).sum(axis=1)[:, None]
+    fitted = plane[:, :1] + (slope * aside).sum(axis=1)[:, None]
+    on = core_valid & (np.abs(level - fitted) < tolerance)
     at_point = masked_median(level, on)
     left = np.abs(level - at_point[:, None])
     on = core_valid & (left < tolerance)
@@ -147,14 +147,16 @@ def find_surfaces(
     )
 
 
-def patches(
-    depth: np.ndarray, unit: float, xy: np.ndarray, radius: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The depths around points.
+def window(radius: int) -> np.ndarray:
+    """Offsets (P, 2) of columns and rows, row by row; P = (2 radius + 1)^2."""
+    side = np.arange(-radius, radius + 1)
+    return np.stack(np.meshgrid(side, side), axis=2).reshape(-1, 2)
 
-    Returns:
-        z (N, P), m, NaN where there is no depth or no image; offset (N, P, 2), px: from the point
-        to the px' centres. P = (2 radius + 1)^2, row by row.
+
+def patches(depth: np.ndarray, unit: float, xy: np.ndarray, radius: int) -> np.ndarray:
+    """The depths (N, P), m, of the px of `window` around the px that points are in.
+
+    NaN where there is no depth or no image.
     """
     height, width = depth.shape
     side = np.arange(-radius, radius + 1)
@@ -166,11 +168,7 @@ def patches(
     good = (z > 0) & (z < np.inf)
     good &= ((row >= 0) & (row < height))[:, :, None] & ((column >= 0) & (column < width))[:, None]
     z[~good] = np.nan
-    offset = np.empty((*z.shape, 2))
-    offset[..., 0] = (column + 0.5 - xy[:, :1])[:, None]
-    offset[..., 1] = (row + 0.5 - xy[:, 1:])[:, :, None]
-    count = len(side) ** 2
-    return z.reshape(-1, count), offset.reshape(-1, count, 2)
+    return z.reshape(-1, len(side) ** 2)
 
 
 def masked_median(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -201,14 +199,9 @@ def _finite(matrices: np.ndarray) -> np.ndarray:
     return np.where(bad[:, None, None], np.eye(2), matrices)
 
 
-def _values(design: np.ndarray, plane: np.ndarray) -> np.ndarray:
-    """(N, P, 3), (N, 3) -> (N, P)."""
-    return (design @ plane[:, :, None])[:, :, 0]
-
-
 def _fit(design: np.ndarray, values: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Weighted least squares of each row: (N, P, 3), (N, P), (N, P) -> (N, 3)."""
-    weighted = (design * weight[:, :, None]).transpose(0, 2, 1)
+    """Weighted least squares of each row: (P, 3), (N, P), (N, P) -> (N, 3)."""
+    products = (design[:, :, None] * design[:, None]).reshape(-1, 9)
     # The little on the diagonal keeps rows without data solvable; offsets are of about 1 px.
-    normal = weighted @ design + 1e-9 * np.eye(3)
-    return np.linalg.solve(normal, weighted @ values[:, :, None])[:, :, 0]
+    normal = (weight @ products).reshape(-1, 3, 3) + 1e-9 * np.eye(3)
+    return np.linalg.solve(normal, ((weight * values) @ design)[:, :, None])[:, :, 0]
