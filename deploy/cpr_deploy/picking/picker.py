@@ -7,6 +7,7 @@ be those of that image. Positions are in m.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -346,10 +347,10 @@ class PointPicker:
             return []
         apart = _distances(np.array([targets[i].position for i in ordered]))
         near = apart < self.settings.min_separation
-        chosen: list[int] = []
+        crowded, chosen = near.any(axis=1), []
         for place, index in enumerate(ordered):
-            earlier = np.array(chosen, int)[near[place, chosen]]
-            if len(earlier):
+            earlier = [other for other in chosen if near[place, other]] if crowded[place] else []
+            if earlier:
                 why = f"{apart[place, earlier].min():.3f} m from a target that comes before it"
                 code, stamp = RefusalCode.TOO_CLOSE, targets[index].stamp
                 refusals[index] = _refusal(code, why, stamp, items[index])
@@ -382,7 +383,7 @@ class _Item:
     def read(point: Mapping[str, Any], index: int) -> _Item:
         try:
             x, y, score = (float(point[name]) for name in ("x", "y", "score"))
-            if np.isfinite([x, y, score]).all():
+            if math.isfinite(x) and math.isfinite(y) and math.isfinite(score):
                 label, class_name = int(point.get("label", 0)), str(point.get("class_name", ""))
                 return _Item(x, y, score, label, class_name, point.get("track_id"))
         except (AttributeError, KeyError, TypeError, ValueError):
