@@ -310,6 +310,20 @@ def test_which_frames_count(stamps, expected):
     assert found == expected
 
 
+def test_an_interior_aim_that_moves_with_the_holes_is_stable():
+    """Another hole each frame moves the aim by more than stable_radius, not the point."""
+    picker = flat_picker(stable_frames=3, aim="interior", stable_radius=0.005)
+    aims = []
+    for index in range(4):
+        depth = flat_depth(seed=index)
+        depth[40:80, 60:64] = depth[40:80, 100:104] = 0.8
+        hole = 10 * (index % 2)
+        depth[55 + hole : 59 + hole, 78:88] = 0
+        result = pick(picker, [point((76, 62))], depth, stamp=100 + 0.1 * index)
+        aims += [target.position for target in result.targets]
+    assert len(aims) == 2 and np.linalg.norm(aims[0] - aims[1]) > 0.005
+
+
 def test_a_new_point_beside_stable_ones_waits_alone():
     picker = flat_picker(stable_frames=2)
     pick(picker, [point((80, 60)), point((120, 60))], flat_depth(seed=0), stamp=1)

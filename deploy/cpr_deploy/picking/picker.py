@@ -191,11 +191,13 @@ class PointPicker:
         from_edge = np.minimum(found, [camera.width, camera.height] - found).min(axis=1)
         aims = np.clip(found, 0, [camera.width, camera.height])
         surfaces = find_surfaces(depth, unit, aims, camera, settings)
-        if settings.aim == "interior":
-            aims, surfaces = self._move_inside(depth, unit, aims, surfaces)
         positions = base_from_camera.apply(surfaces.ray * surfaces.z[:, None])
         located = surfaces.solid & (from_edge >= settings.border)
+        # Of the detected points: the most interior one may change with each frame's holes.
         sightings = self._sightings(positions, located, stamp)
+        if settings.aim == "interior":
+            aims, surfaces = self._move_inside(depth, unit, aims, surfaces)
+            positions = base_from_camera.apply(surfaces.ray * surfaces.z[:, None])
         refused = _Refused(len(items))
         refused.add(
             from_edge < settings.border,
