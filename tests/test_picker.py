@@ -279,6 +279,25 @@ def test_the_very_same_depth_is_a_frozen_stream():
     assert [codes(result) for result in blind] == [["too_few_valid"]] * 3
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("aim", ["point", "interior"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint16])
+def test_garbage_is_refused_without_a_word(aim, dtype):
+    """Any bits at all in the depth image: each point is a finite target or a refusal."""
+    rng = np.random.default_rng(7)
+    limits = {np.float32: 4, np.float64: 8, np.uint16: 2}
+    points = [point(xy) for xy in rng.uniform(-5, [165, 125], (40, 2))]
+    for share in (0.02, 0.3, 1.0):
+        depth = flat_depth().astype(dtype) * (1000 if dtype == np.uint16 else 1)
+        bits = np.frombuffer(rng.bytes(120 * 160 * limits[dtype]), dtype).reshape(120, 160)
+        depth = np.where(rng.random(depth.shape) < share, bits, depth).astype(dtype)
+        result = pick(flat_picker(aim=aim), points, depth, unit=0.001 if dtype == np.uint16 else 1)
+        assert len(result.targets) + len(result.refusals) == 40
+        json.dumps(result.to_dict(), allow_nan=False)
+        assert all(abs(target.depth - 1) < 0.02 for target in result.targets) or share == 1
+        assert result.targets or share > 0.02
+
+
 # --- over frames ---
 
 

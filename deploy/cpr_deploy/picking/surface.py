@@ -23,6 +23,8 @@ MAX_HEART_OFF = 1
 # Root mean square of their distances from the surface, in tolerances. Of noise alone it is 0.25 at
 # most; of a small step, whose two sides are both within the tolerance, more.
 MAX_ROUGHNESS = 0.4
+# Beyond these it is no depth but garbage, m.
+NEAREST, FARTHEST = 1e-3, 1e4
 # Px of a depth image that share their error: matching windows and filters of cameras.
 CORRELATED = 9
 
@@ -163,9 +165,9 @@ def patches(depth: np.ndarray, unit: float, xy: np.ndarray, radius: int) -> np.n
     column = np.floor(xy[:, :1]).astype(np.int64) + side
     row = np.floor(xy[:, 1:]).astype(np.int64) + side
     index = np.clip(row, 0, height - 1)[:, :, None] * width + np.clip(column, 0, width - 1)[:, None]
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         z = np.take(depth, index).astype(float) * unit
-    good = (z > 0) & (z < np.inf)
+        good = (z > NEAREST) & (z < FARTHEST)
     good &= ((row >= 0) & (row < height))[:, :, None] & ((column >= 0) & (column < width))[:, None]
     z[~good] = np.nan
     return z.reshape(-1, len(side) ** 2)
