@@ -59,18 +59,18 @@ def main(argv: list[str] | None = None) -> int:
     check_outputs([args.output], [args.camera, args.poses, args.points])
 
     from cpr_deploy.camera import load_camera
-    from cpr_deploy.picking import hand_eye
+    from cpr_deploy.picking import hand_eye, hand_eye_inputs
     from cpr_deploy.picking.board import Board
 
     camera = load_camera(args.camera) if args.camera else None
     kind = KINDS[args.mount]
     if args.points:
         result = hand_eye.calibrate_touched(
-            *hand_eye.read_touched(args.points, camera, kind), max_residual=args.max_residual
+            *hand_eye_inputs.read_touched(args.points, camera, kind), max_residual=args.max_residual
         )
     else:
         board = Board.from_text(args.board)
-        views, without = hand_eye.read_views(args.images, args.poses, camera, board)
+        views, without = hand_eye_inputs.read_views(args.images, args.poses, camera, board)
         print(f"{len(views)} images show the board" + ("" if not without else ", these do not:"))
         print("".join(f"  {name}\n" for name in without), end="", flush=True)
         result = hand_eye.calibrate_views(views, camera, kind, max_residual=args.max_residual)

@@ -8,8 +8,9 @@ import boards
 from boards import CAMERA, CHESS
 from cpr_deploy.files import InputError, write_json
 from cpr_deploy.image_files import write_rgb
-from cpr_deploy.picking import hand_eye
-from cpr_deploy.picking.hand_eye import View
+from cpr_deploy.picking import hand_eye, hand_eye_inputs
+from cpr_deploy.picking.board import board_pose
+from cpr_deploy.picking.hand_eye_inputs import View
 from cpr_deploy.picking.hand_eye_solvers import SOLVERS
 from cpr_deploy.picking.picker import PointPicker
 from cpr_deploy.transforms import Transform
@@ -43,7 +44,7 @@ def views(kind, count=12, px=0.0, seed=0, arm=0.0):
         xy = CAMERA.project(pose.apply(PLACES)) + rng.normal(0, 1, (len(PLACES), 2)) * px
         held = arm_pose(kind, pose)
         held = Transform(held.rotation, held.translation + rng.normal(0, 1, 3) * arm)
-        found, _ = hand_eye.board_pose(CAMERA, PLACES, xy)
+        found, _ = board_pose(CAMERA, PLACES, xy)
         made.append(View(f"{index}.png", held, PLACES, xy, found))
     return made
 
@@ -295,13 +296,13 @@ def test_a_result_file_round_trips(tmp_path):
 def test_bad_poses(folder, tmp_path, poses, message):
     write_json(tmp_path / "poses.json", poses)
     with pytest.raises(InputError, match=message):
-        hand_eye.read_views(folder / "images", tmp_path / "poses.json", CAMERA, CHESS)
+        hand_eye_inputs.read_views(folder / "images", tmp_path / "poses.json", CAMERA, CHESS)
 
 
 def test_images_of_another_resolution(folder):
     half = CAMERA.scaled(320, 240)
     with pytest.raises(InputError, match="is 640x480 px, the camera 320x240"):
-        hand_eye.read_views(folder / "images", folder / "poses.json", half, CHESS)
+        hand_eye_inputs.read_views(folder / "images", folder / "poses.json", half, CHESS)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +321,7 @@ def test_images_of_another_resolution(folder):
 def test_bad_touched_points(tmp_path, record, message):
     write_json(tmp_path / "touched.json", {"points": [record]})
     with pytest.raises(InputError, match=message):
-        hand_eye.read_touched(tmp_path / "touched.json", CAMERA, "eye_to_hand")
+        hand_eye_inputs.read_touched(tmp_path / "touched.json", CAMERA, "eye_to_hand")
 
 
 def test_options_that_do_not_fit(folder, command):

@@ -11,7 +11,7 @@ import pytest
 import spot_model
 from cpr_deploy.camera import CameraModel
 from cpr_deploy.files import write_json
-from cpr_deploy.picking import hand_eye
+from cpr_deploy.picking import hand_eye, hand_eye_inputs
 from cpr_deploy.picking.results import RefusalCode
 from cpr_deploy.picking.settings import PickSettings
 from cpr_deploy.transforms import Transform
@@ -73,8 +73,8 @@ def test_every_code_and_setting_of_the_page():
 def test_the_files_of_the_page(tmp_path):
     poses, touched = (block for block in blocks("json") if "max_age" not in block)
     (tmp_path / "poses.json").write_text(poses)
-    assert len(hand_eye.read_poses(tmp_path / "poses.json")) == 3
+    assert len(hand_eye_inputs.read_poses(tmp_path / "poses.json")) == 3
     (tmp_path / "touched.json").write_text(touched)
     camera = CameraModel(640, 480, [[600, 0, 320], [0, 600, 240], [0, 0, 1]], "none")
-    in_camera, *_ = hand_eye.read_touched(tmp_path / "touched.json", camera, "eye_to_hand")
+    in_camera, *_ = hand_eye_inputs.read_touched(tmp_path / "touched.json", camera, "eye_to_hand")
     np.testing.assert_allclose(in_camera[0, 2], 0.641)
