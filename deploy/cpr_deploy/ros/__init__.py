@@ -1,0 +1,1 @@
+"""ROS 2 messages, transforms and bags without ROS; `rosbags` is imported where files are."""

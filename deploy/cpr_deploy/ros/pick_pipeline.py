@@ -1,0 +1,312 @@
+"""From messages of a camera to picks: what the ROS 2 node and the tool for bags share.
+
+Times are whole nanoseconds since 1970, as in the headers of messages; `now` is the clock by which
+age is told: of the node, or of the recording.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cpr_deploy.camera import CameraModel
+from cpr_deploy.files import InputError
+from cpr_deploy.picking.pick_queue import PickQueue
+from cpr_deploy.picking.picker import PickResult, PickSettings, PointPicker
+from cpr_deploy.ros import messages
+from cpr_deploy.ros.camera_info import camera_of
+from cpr_deploy.ros.images import colour_image, depth_image
+from cpr_deploy.ros.synchroniser import Synchroniser, Together
+from cpr_deploy.ros.tf_buffer import TfBuffer, TransformMissing
+from cpr_deploy.stream_records import point_records
+from cpr_deploy.transforms import Transform
+
+# What comes in, and its type; depth and image may be compressed.
+INPUTS = {
+    "image": ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"),
+    "depth": ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"),
+    "info": ("sensor_msgs/msg/CameraInfo",),
+    "tf": ("tf2_msgs/msg/TFMessage",),
+    "tf_static": ("tf2_msgs/msg/TFMessage",),
+}
+# What goes out, each under the name of the node.
+OUTPUTS = {
+    "detections": "vision_msgs/msg/Detection2DArray",
+    "markers": "visualization_msgs/msg/ImageMarker",
+    "poses": "geometry_msgs/msg/PoseArray",
+    "point": "geometry_msgs/msg/PointStamped",
+    "result": "std_msgs/msg/String",
+}
+
+
+class FrameCode(enum.StrEnum):
+    """Why nothing at all was looked for in a frame."""
+
+    UNSYNCHRONISED = "unsynchronised"
+    BAD_MESSAGE = "bad_message"
+    NO_TRANSFORM = "no_transform"
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineSettings:
+    """base_frame: of the picks. camera_frame: of the camera; "" is the frame of its messages.
+
+    base_from_camera: of a camera that does not move; without it, tf tells. rectified: the image is. slop, wait, queue_size: see `Synchroniser`. tf_wait: seconds for which a
+    frame waits for its transform. frozen_after: seconds of the very same picture.
+    """
+
+    base_frame: str = "base_link"
+    camera_frame: str = ""
+    base_from_camera: Transform | None = None
+    rectified: bool = False
+    slop: float = 0.02
+    wait: float = 0.5
+    queue_size: int = 30
+    tf_wait: float = 0.5
+    frozen_after: float = 1.0
+
+    def __post_init__(self):
+        if not self.base_frame:
+            raise InputError("base_frame: the name of a frame is needed, as in base_link.")
+        for name in ("tf_wait", "frozen_after"):
+            if not 0 <= getattr(self, name) < 1e6:
+                raise InputError(f"{name} {getattr(self, name)}: seconds from 0 on are needed.")
+
+
+@dataclasses.dataclass(frozen=True)
+class PickFrame:
+    """What came of one image.
+
+    stamp: of the image; now: when that was known. points as in stream records, px. result is None
+    where `code` and `reason` say why nothing was looked for. dropped: frames left out before this.
+    """
+
+    stamp: int
+    now: int
+    camera_frame: str
+    base_frame: str
+    points: Sequence[Mapping[str, Any]] = ()
+    result: PickResult | None = None
+    code: FrameCode | None = None
+    reason: str = ""
+    dropped: int = 0
+
+    def record(self) -> dict[str, Any]:
+        """As a line of JSON."""
+        record: dict[str, Any] = {
+            "type": "picks",
+            "stamp": self.stamp / messages.NANOSECONDS,
+            "age_ms": round((self.now - self.stamp) / 1e6, 3),
+            "frame_id": self.base_frame,
+            "camera_frame": self.camera_frame,
+        }
+        if self.dropped:
+            record["dropped"] = self.dropped
+        if self.result is None:
+            return {**record, "code": str(self.code), "reason": self.reason}
+        return {
+            **record,
+            "points": list(self.points),
+            "targets": [target.to_dict() for target in self.result.targets],
+            "refusals": [refusal.to_dict() for refusal in self.result.refusals],
+        }
+
+    def messages(self) -> dict[str, messages.Message]:
+        """By the names of `OUTPUTS`. `point`, the first target, only if there is one."""
+        import json
+
+        found = {"result": messages.string(json.dumps(self.record(), allow_nan=False))}
+        if self.result is None:
+            return found
+        targets = self.result.targets
+        places = [messages.tool_pose(target.position, target.approach) for target in targets]
+        found["detections"] = messages.detections(self.stamp, self.camera_frame, self.points)
+        found["markers"] = messages.markers(self.stamp, self.camera_frame, self.points)
+        found["poses"] = messages.poses(self.stamp, self.base_frame, places)
+        if targets:
+            found["point"] = messages.point(self.stamp, self.base_frame, targets[0].position)
+        return found
+
+
+class PickPipeline:
+    """Takes messages by `add`, gives what came of them by `take_frame`; these may be two threads.
+
+    localizer: as `PointLocalizer`. queue: gets every result; a new one if it is not given.
+    """
+
+    def __init__(
+        self,
+        localizer: Any,
+        settings: PipelineSettings | None = None,
+        pick_settings: PickSettings | None = None,
+        queue: PickQueue | None = None,
+    ):
+        self.settings = settings or PipelineSettings()
+        self.queue = queue or PickQueue()
+        self._localizer = localizer
+        self._pick_settings = pick_settings or PickSettings()
+        self._lock = threading.Condition()
+        self._synchroniser = Synchroniser(
+            slop=self.settings.slop, wait=self.settings.wait, queue_size=self.settings.queue_size
+        )
+        self._tf = TfBuffer()
+        # Decided frames, and until when they wait for their transform.
+        self._waiting: deque[tuple[Together, int]] = deque()
+        self._picker: PointPicker | None = None
+        self._picture: tuple[np.ndarray, int] | None = None
+        # What was wrong with transforms that came.
+        self._faults: deque[str] = deque(maxlen=100)
+        self.counts = {"images": 0, "frames": 0, "dropped": 0, "refused": 0, "targets": 0}
+
+    # --- messages ---------------------------------------------------------------------------------
+
+    def add(self, name: str, message: Any, now: int) -> None:
+        """Takes a message of one of `INPUTS`."""
+        with self._lock:
+            if name in ("tf", "tf_static"):
+                self._faults.extend(self._tf.add(message, static=name == "tf_static"))
+            else:
+                self.counts["images"] += name == "image"
+                self._decided(self._synchroniser.add(name, message), now)
+            self._lock.notify_all()
+
+    def faults(self) -> list[str]:
+        """What was wrong with transforms since the last call."""
+        with self._lock:
+            found = list(self._faults)
+            self._faults.clear()
+        return found
+
+    def add_all(self, now: int) -> None:
+        """Nothing more will come: what waits for partners waits no longer."""
+        with self._lock:
+            self._decided(self._synchroniser.flush(), now)
+            self._waiting = deque((together, now) for together, _ in self._waiting)
+            self._lock.notify_all()
+
+    def _decided(self, found: Any, now: int) -> None:
+        until = now + int(self.settings.tf_wait * messages.NANOSECONDS)
+        self._waiting.extend((together, until) for together in found)
+
+    def wait(self, seconds: float) -> None:
+        """Until a message comes, or so many seconds."""
+        with self._lock:
+            self._lock.wait(seconds)
+
+    # --- frames -----------------------------------------------------------------------------------
+
+    def take_frame(self, now: int, *, latest: bool = False) -> PickFrame | None:
+        """What came of the next image, or None if none is ready. latest: older ones are left out."""
+        with self._lock:
+            found = self._ready(now)
+            dropped = 0
+            while latest and found is not None:
+                newer = self._ready(now)
+                if newer is None:
+                    break
+                found, dropped = newer, dropped + 1
+            self.counts["dropped"] += dropped
+        if found is None:
+            return None
+        frame = self._frame(*found, now)
+        frame = dataclasses.replace(frame, dropped=dropped)
+        self.counts["frames"] += 1
+        self.counts["refused"] += frame.result is None
+        if frame.result is not None:
+            self.counts["targets"] += len(frame.result.targets)
+            self.queue.update(frame.result)
+        return frame
+
+    def _ready(self, now: int) -> tuple[Together, Transform | None, str] | None:
+        """The next frame, base_from_camera, or why there is none."""
+        if not self._waiting:
+            return None
+        together, until = self._waiting[0]
+        transform, why = None, ""
+        if self.settings.base_from_camera is not None:
+            transform = self.settings.base_from_camera
+        elif not together.missing:
+            source = self._camera_frame(together)
+            try:
+                transform = self._tf.lookup(self.settings.base_frame, source, together.stamp)
+            except TransformMissing as error:
+                if error.later and now < until:
+                    return None
+                why = str(error)
+        self._waiting.popleft()
+        return together, transform, why
+
+    def _camera_frame(self, together: Together) -> str:
+        return self.settings.camera_frame or str(together.image.header.frame_id)
+
+    def _frame(
+        self, together: Together, base_from_camera: Transform | None, why: str, now: int
+    ) -> PickFrame:
+        base = PickFrame(
+            together.stamp, now, self._camera_frame(together), self.settings.base_frame
+        )
+        if together.missing:
+            return _refused(base, FrameCode.UNSYNCHRONISED, together.missing)
+        if base_from_camera is None:
+            return _refused(base, FrameCode.NO_TRANSFORM, why)
+        try:
+            image = colour_image(together.image, "image")
+            depth = depth_image(together.depth, "depth")
+            camera = camera_of(together.info, "camera_info", rectified=self.settings.rectified)
+            self._check_frames(together, image, camera)
+        except InputError as error:
+            return _refused(base, FrameCode.BAD_MESSAGE, str(error))
+        points = point_records(self._localizer(image), self._localizer.class_names)
+        result = self._picker_of(camera).pick(
+            points,
+            depth,
+            stamp=together.stamp / messages.NANOSECONDS,
+            now=now / messages.NANOSECONDS,
+            depth_unit="m",
+            base_from_hand=base_from_camera,
+            frozen=self._is_frozen(image, together.stamp),
+        )
+        return dataclasses.replace(base, points=points, result=result)
+
+    def _check_frames(self, together: Together, image: np.ndarray, camera: CameraModel) -> None:
+        height, width = image.shape[:2]
+        if (camera.width, camera.height) != (width, height):
+            raise InputError(
+                f"camera_info: is of {camera.width} x {camera.height} px, the image has {width} x"
+                f" {height}. Use the camera info of this image's topic."
+            )
+        frames = {
+            "image": together.image.header.frame_id,
+            "depth": together.depth.header.frame_id,
+            "camera_info": together.info.header.frame_id,
+        }
+        if len({frame for frame in frames.values() if frame}) > 1:
+            told = ", ".join(f"{name} {frame!r}" for name, frame in frames.items())
+            raise InputError(
+                f"frames of the messages differ: {told}. Use depth that is aligned to the image, and"
+                " the camera info of the image."
+            )
+
+    def _picker_of(self, camera: CameraModel) -> PointPicker:
+        """Made anew when the camera changes. The camera itself is the hand: tf says where it is."""
+        if self._picker is None or self._picker.camera != camera:
+            self._picker = PointPicker(
+                camera, settings=self._pick_settings, hand_from_camera=Transform.identity()
+            )
+        return self._picker
+
+    def _is_frozen(self, image: np.ndarray, stamp: int) -> bool:
+        if self._picture is None or not np.array_equal(self._picture[0], image):
+            self._picture = image, stamp
+            return False
+        return stamp - self._picture[1] >= self.settings.frozen_after * messages.NANOSECONDS
+
+
+def _refused(frame: PickFrame, code: FrameCode, reason: str) -> PickFrame:
+    return dataclasses.replace(frame, code=code, reason=reason)

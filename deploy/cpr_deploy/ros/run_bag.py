@@ -1,0 +1,160 @@
+"""Runs a recorded bag through a `PickPipeline`, as the node would have."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cpr_deploy.files import InputError
+from cpr_deploy.ros.bags import BagCut, BagReader, BagWriter
+from cpr_deploy.ros.messages import NANOSECONDS
+from cpr_deploy.ros.pick_pipeline import INPUTS, OUTPUTS, PickFrame, PickPipeline
+from cpr_deploy.ros.typestore import from_cdr
+from cpr_deploy.stream import EntryWriter
+
+
+@dataclasses.dataclass
+class BagSummary:
+    """How many of what; errors: why the bag could not be read to its end."""
+
+    images: int = 0
+    frames: int = 0
+    refused: int = 0
+    targets: int = 0
+    faults: int = 0
+    errors: list[str] = dataclasses.field(default_factory=list)
+
+
+def bag_topics(
+    reader: BagReader, wanted: Mapping[str, str], *, need_tf: bool = True
+) -> dict[str, tuple[str, str]]:
+    """Name of `INPUTS` -> topic and its type, in an open bag. `wanted`: name -> topic.
+
+    Raises:
+        InputError: a topic is not in the bag, or of another type; the text lists those that fit.
+    """
+    found = {}
+    for name, topic in wanted.items():
+        kind = reader.topics.get(topic)
+        if kind in INPUTS[name]:
+            found[name] = (topic, kind)
+        elif kind is not None or not name.startswith("tf"):
+            fitting = sorted(t for t, k in reader.topics.items() if k in INPUTS[name])
+            what = f"is {kind}" if kind else "is not in the bag"
+            raise InputError(
+                f"{reader.path}: topic {topic!r} for {name} {what}; of {' or '.join(INPUTS[name])}"
+                f" are: {', '.join(fitting) or 'none'}. Give one of them."
+            )
+    if need_tf and not found.keys() & {"tf", "tf_static"}:
+        raise InputError(
+            f"{reader.path}: has no transforms ({wanted['tf']}, {wanted['tf_static']}). Record them"
+            " too, or give the camera's place in a file."
+        )
+    return found
+
+
+def run_bag(
+    reader: BagReader,
+    topics: Mapping[str, tuple[str, str]],
+    pipeline: PickPipeline,
+    *,
+    records: EntryWriter | None = None,
+    bag: BagWriter | None = None,
+    prefix: str = "/picking",
+    with_input: bool = False,
+    max_frames: int | None = None,
+) -> BagSummary:
+    """Gives every message to `pipeline` and writes what comes of it, in the order of time.
+
+    records: get a line for each image, for each message that is damaged, and at the end. bag: gets
+    the messages of `OUTPUTS` below `prefix`, and those of the input if `with_input`.
+
+    A bag that breaks off is run up to there, and told by an error record.
+    """
+    run = _Run(reader, pipeline, records, bag, prefix)
+    if bag is not None:
+        for name, kind in OUTPUTS.items():
+            bag.add_topic(f"{prefix}/{name}", kind)
+    names = {topic: name for name, (topic, _) in topics.items()}
+    try:
+        for message in reader.messages(dict(topics.values())):
+            if with_input and bag is not None:
+                bag.copy(message)
+            run.message(names[message.topic], message)
+            if max_frames is not None and run.summary.frames >= max_frames:
+                break
+        else:
+            run.end()
+    except BagCut as error:
+        run.end()
+        run.error(str(error))
+    run.tell_end()
+    return run.summary
+
+
+class _Run:
+    def __init__(
+        self,
+        reader: BagReader,
+        pipeline: PickPipeline,
+        records: EntryWriter | None,
+        bag: BagWriter | None,
+        prefix: str,
+    ):
+        self._source = str(reader.path)
+        self._pipeline = pipeline
+        self._records = records
+        self._bag = bag
+        self._prefix = prefix
+        self._now = 0
+        self.summary = BagSummary()
+
+    def message(self, name: str, message: Any) -> None:
+        # Recorders may write a little out of order; the clock does not go back.
+        self._now = max(self._now, message.time)
+        try:
+            content = from_cdr(message.data, message.type, message.topic)
+        except InputError as error:
+            self._fault(message.topic, str(error))
+            return
+        self._pipeline.add(name, content, self._now)
+        for text in self._pipeline.faults():
+            self._fault(message.topic, text)
+        self._write_frames()
+
+    def end(self) -> None:
+        self._pipeline.add_all(self._now)
+        self._write_frames()
+
+    def _write_frames(self) -> None:
+        for frame in self._frames():
+            self.summary.frames += 1
+            self.summary.refused += frame.result is None
+            self.summary.targets += len(frame.result.targets) if frame.result else 0
+            self._record(frame.record())
+            if self._bag is not None:
+                for name, message in frame.messages().items():
+                    self._bag.write(f"{self._prefix}/{name}", self._now, message)
+
+    def _frames(self) -> Iterator[PickFrame]:
+        while (frame := self._pipeline.take_frame(self._now)) is not None:
+            yield frame
+
+    def _fault(self, topic: str, text: str) -> None:
+        self.summary.faults += 1
+        self._record({"type": "fault", "topic": topic, "message": text})
+
+    def error(self, text: str) -> None:
+        self.summary.errors.append(text)
+        self._record({"type": "error", "message": text})
+
+    def tell_end(self) -> None:
+        self.summary.images = self._pipeline.counts["images"]
+        counts = dataclasses.asdict(self.summary)
+        self._record({"type": "end", **counts, "errors": len(self.summary.errors)})
+
+    def _record(self, record: dict[str, Any]) -> None:
+        if self._records is not None:
+            at = round(self._now / NANOSECONDS, 6)
+            self._records.write({"source": self._source, "at": at, **record})
