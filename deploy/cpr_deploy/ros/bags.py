@@ -1,4 +1,4 @@
-"""Recorded messages: rosbag2 folders (sqlite3 or MCAP), single .db3 and .mcap files, by `rosbags`."""
+"""Recorded messages: rosbag2 folders (sqlite3, MCAP), single .db3 and .mcap files (`rosbags`)."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class BagReader:
             self._reader = None
             if path.is_dir():
                 raise InputError(
-                    f"{path}: cannot be read ({_told(error)}). Give the file in it, which is read up"
-                    " to where it breaks off, or copy it again."
+                    f"{path}: cannot be read ({_told(error)}). Give the file in it, which is read"
+                    " up to where it breaks off, or copy it again."
                 ) from None
             self._fault = _told(error)
             self.topics = self._scan_topics()

@@ -66,8 +66,8 @@ def depth_image(message: Any, name: str) -> np.ndarray:
         return _decode_depth(message, name)
     if message.encoding not in DEPTHS:
         raise InputError(
-            f"{name}: encoding {message.encoding!r} is no depth that is known here; these are: 16UC1"
-            " (mm) and 32FC1 (m). Check that this is the topic of the depth image."
+            f"{name}: encoding {message.encoding!r} is no depth that is known here; these are:"
+            " 16UC1 (mm) and 32FC1 (m). Check that this is the topic of the depth image."
         )
     kind, unit = DEPTHS[message.encoding]
     return _metres(_pixels(message, kind, 1, name)[:, :, 0], unit)

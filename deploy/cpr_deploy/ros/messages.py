@@ -31,7 +31,8 @@ _MARKER_PX = 8.0
 
 @dataclasses.dataclass(frozen=True)
 class Message:
-    """type: as in ROS, "geometry_msgs/msg/Point". fields: numbers, texts, arrays, messages, lists."""
+    """type: as in ROS, "geometry_msgs/msg/Point". fields: numbers, texts, arrays, lists, messages.
+    """
 
     type: str
     fields: Mapping[str, Any]
@@ -210,7 +211,7 @@ def transform_of(message: Any) -> Transform:
 
 
 def tool_pose(position: Sequence[float], approach: Sequence[float]) -> Transform:
-    """base_from_tool of a tool at `position` (m) whose z points along `approach` (both of the base).
+    """base_from_tool of a tool at `position`, m, whose z points along `approach`, both of the base.
 
     The turn about the approach is free; x of the tool is as near to x of the base as can be, or,
     where the approach is along that, to y.
@@ -239,5 +240,6 @@ def _pose(xyz: Sequence[float], xyzw: Sequence[float]) -> Message:
 
 
 def _colour(bgr: Sequence[float]) -> Message:
-    b, g, r = (float(value) for value in bgr)
+    # As 32 bits hold them.
+    b, g, r = np.asarray(bgr, np.float32).tolist()
     return Message("std_msgs/msg/ColorRGBA", {"r": r, "g": g, "b": b, "a": 1.0})

@@ -57,8 +57,9 @@ class FrameCode(enum.StrEnum):
 class PipelineSettings:
     """base_frame: of the picks. camera_frame: of the camera; "" is the frame of its messages.
 
-    base_from_camera: of a camera that does not move; without it, tf tells. rectified: the image is. slop, wait, queue_size: see `Synchroniser`. tf_wait: seconds for which a
-    frame waits for its transform. frozen_after: seconds of the very same picture.
+    base_from_camera: of a camera that does not move; without it, tf tells. rectified: the image is.
+    slop, wait, queue_size: see `Synchroniser`. tf_wait: seconds for which a frame waits for its
+    transform. frozen_after: seconds of the very same picture.
     """
 
     base_frame: str = "base_link"
@@ -202,7 +203,7 @@ class PickPipeline:
     # --- frames -----------------------------------------------------------------------------------
 
     def take_frame(self, now: int, *, latest: bool = False) -> PickFrame | None:
-        """What came of the next image, or None if none is ready. latest: older ones are left out."""
+        """What came of the next image, or None if none is ready. latest: leaves older ones out."""
         with self._lock:
             found = self._ready(now)
             dropped = 0
@@ -289,8 +290,8 @@ class PickPipeline:
         if len({frame for frame in frames.values() if frame}) > 1:
             told = ", ".join(f"{name} {frame!r}" for name, frame in frames.items())
             raise InputError(
-                f"frames of the messages differ: {told}. Use depth that is aligned to the image, and"
-                " the camera info of the image."
+                f"frames of the messages differ: {told}. Use depth that is aligned to the image,"
+                " and the camera info of the image."
             )
 
     def _picker_of(self, camera: CameraModel) -> PointPicker:

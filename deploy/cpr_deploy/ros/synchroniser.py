@@ -1,8 +1,10 @@
 """Which image, depth and camera info belong together, by the times in their headers.
 
 As the approximate policy of message_filters: within `slop`, in order, no image and no depth twice.
-An image and a depth are a pair if each is the other's nearest, so that the result does not depend on
-the order in which topics arrive. Images without a pair are given back too, with the reason.
+An image and a depth are a pair if each is the other's nearest, so that the result does not depend
+on the order in which topics arrive. (One guess saves waiting for the next image: that it will not
+be nearer to this one than any two were so far.) Images without a pair are given back too, with the
+reason.
 """
 
 from __future__ import annotations
@@ -127,7 +129,9 @@ class Synchroniser:
         if depth is not None:
             place = depth
             depth = self._messages["depth"][place]
-            for _ in range(place + 1):
+            # It stays, without its content, as the nearest of no other image.
+            self._messages["depth"][place] = None
+            for _ in range(place):
                 self._drop("depth", 0)
         while len(self._stamps["info"]) > 1 and self._stamps["info"][1] <= stamp - self._slop:
             self._drop("info", 0)
@@ -142,7 +146,8 @@ class Synchroniser:
         if abs(stamps[place] - stamp) > self._slop:
             return None, f"the nearest depth image is {_apart(stamps[place], stamp)}"
         others = [*self._stamps["image"][1:2], *([] if self._before is None else [self._before])]
-        if any(abs(stamps[place] - other) < abs(stamps[place] - stamp) for other in others):
+        taken = self._messages["depth"][place] is None
+        if taken or any(abs(stamps[place] - other) < abs(stamps[place] - stamp) for other in others):
             return None, "the nearest depth image is nearer to another image"
         return place, ""
 

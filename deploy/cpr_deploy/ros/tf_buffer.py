@@ -20,7 +20,7 @@ MAX_FRAMES = 1000
 
 
 class TransformMissing(Exception):
-    """There is no way between two frames at that time. `later`: it may come, with newer messages."""
+    """There is no way between two frames at that time. `later`: it may yet come."""
 
     def __init__(self, text: str, *, later: bool):
         super().__init__(text)
@@ -80,7 +80,8 @@ class TfBuffer:
         for frame, path in from_target.items():
             if frame in from_source:
                 return path.inverse() @ from_source[frame]
-        raise TransformMissing(*self._why(target, source, stamp, from_target, from_source))
+        text, later = self._why(target, source, stamp, from_target, from_source)
+        raise TransformMissing(text, later=later)
 
     def _to_root(self, frame: str, stamp: int) -> dict[str, Transform]:
         """Every frame above `frame` -> that_from_frame, the nearest first, `frame` itself too."""
