@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from cpr_deploy.camera import HALF_PIXEL
-from cpr_deploy.files import InputError
 from cpr_deploy.transforms import Transform
 
 NANOSECONDS = 1_000_000_000
@@ -31,8 +30,7 @@ _MARKER_PX = 8.0
 
 @dataclasses.dataclass(frozen=True)
 class Message:
-    """type: as in ROS, "geometry_msgs/msg/Point". fields: numbers, texts, arrays, lists, messages.
-    """
+    """type: as ROS names it, "geometry_msgs/msg/Point"; fields: numbers, texts, messages, lists."""
 
     type: str
     fields: Mapping[str, Any]
@@ -155,16 +153,6 @@ def poses(stamp: int, frame_id: str, places: Sequence[Transform]) -> Message:
     )
 
 
-def pose(stamp: int, frame_id: str, place: Transform) -> Message:
-    return Message(
-        "geometry_msgs/msg/PoseStamped",
-        {
-            "header": header(stamp, frame_id),
-            "pose": _pose(place.translation, place.quaternion()),
-        },
-    )
-
-
 def point(stamp: int, frame_id: str, position: Sequence[float]) -> Message:
     """position: (x, y, z), m."""
     return Message(
@@ -208,23 +196,6 @@ def transform_of(message: Any) -> Transform:
     """
     q, t = message.rotation, message.translation
     return Transform.from_quaternion((q.x, q.y, q.z, q.w), (t.x, t.y, t.z))
-
-
-def tool_pose(position: Sequence[float], approach: Sequence[float]) -> Transform:
-    """base_from_tool of a tool at `position`, m, whose z points along `approach`, both of the base.
-
-    The turn about the approach is free; x of the tool is as near to x of the base as can be, or,
-    where the approach is along that, to y.
-    """
-    z = np.asarray(approach, float)
-    length = np.linalg.norm(z)
-    if not np.isfinite(length) or length < 1e-9:
-        raise InputError(f"approach {list(approach)}: a direction is needed.")
-    z = z / length
-    along = np.eye(3)[0] if abs(z[0]) < 0.99 else np.eye(3)[1]
-    x = along - z * (along @ z)
-    x /= np.linalg.norm(x)
-    return Transform(np.column_stack([x, np.cross(z, x), z]), position)
 
 
 def _point(xyz: Sequence[float]) -> Message:

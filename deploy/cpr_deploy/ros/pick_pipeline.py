@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import json
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,10 @@ import numpy as np
 from cpr_deploy.camera import CameraModel
 from cpr_deploy.files import InputError
 from cpr_deploy.picking.pick_queue import PickQueue
-from cpr_deploy.picking.picker import PickResult, PickSettings, PointPicker
+from cpr_deploy.picking.picker import PointPicker
+from cpr_deploy.picking.results import PickResult, Refusal, RefusalCode
+from cpr_deploy.picking.settings import PickSettings
+from cpr_deploy.picking.tool_poses import tool_pose
 from cpr_deploy.ros import messages
 from cpr_deploy.ros.camera_info import camera_of
 from cpr_deploy.ros.images import colour_image, depth_image
@@ -44,13 +48,18 @@ OUTPUTS = {
     "result": "std_msgs/msg/String",
 }
 
+# Every so many rows of an image tell whether it changed.
+_ROW_STEP = 8
 
-class FrameCode(enum.StrEnum):
-    """Why nothing at all was looked for in a frame."""
 
-    UNSYNCHRONISED = "unsynchronised"
+class MessageCode(enum.StrEnum):
+    """Why nothing was looked for in a frame, beside those of `RefusalCode`."""
+
     BAD_MESSAGE = "bad_message"
-    NO_TRANSFORM = "no_transform"
+
+
+# What may befall single frames of a stream that is sound.
+_PASSING = (RefusalCode.UNSYNCHRONISED, RefusalCode.NO_TRANSFORM, MessageCode.BAD_MESSAGE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +68,7 @@ class PipelineSettings:
 
     base_from_camera: of a camera that does not move; without it, tf tells. rectified: the image is.
     slop, wait, queue_size: see `Synchroniser`. tf_wait: seconds for which a frame waits for its
-    transform. frozen_after: seconds of the very same picture.
+    transform.
     """
 
     base_frame: str = "base_link"
@@ -70,66 +79,52 @@ class PipelineSettings:
     wait: float = 0.5
     queue_size: int = 30
     tf_wait: float = 0.5
-    frozen_after: float = 1.0
 
     def __post_init__(self):
         if not self.base_frame:
             raise InputError("base_frame: the name of a frame is needed, as in base_link.")
-        for name in ("tf_wait", "frozen_after"):
-            if not 0 <= getattr(self, name) < 1e6:
-                raise InputError(f"{name} {getattr(self, name)}: seconds from 0 on are needed.")
+        if not 0 <= self.tf_wait < 1e6:
+            raise InputError(f"tf_wait {self.tf_wait}: seconds from 0 on are needed.")
 
 
 @dataclasses.dataclass(frozen=True)
 class PickFrame:
     """What came of one image.
 
-    stamp: of the image; now: when that was known. points as in stream records, px. result is None
-    where `code` and `reason` say why nothing was looked for. dropped: frames left out before this.
+    stamp: of the image; now: when that was known. points as in stream records, px. dropped: frames
+    left out before this one.
     """
 
     stamp: int
     now: int
     camera_frame: str
     base_frame: str
+    result: PickResult
     points: Sequence[Mapping[str, Any]] = ()
-    result: PickResult | None = None
-    code: FrameCode | None = None
-    reason: str = ""
     dropped: int = 0
 
     def record(self) -> dict[str, Any]:
         """As a line of JSON."""
-        record: dict[str, Any] = {
+        return {
             "type": "picks",
-            "stamp": self.stamp / messages.NANOSECONDS,
+            **self.result.to_dict(),
             "age_ms": round((self.now - self.stamp) / 1e6, 3),
             "frame_id": self.base_frame,
             "camera_frame": self.camera_frame,
-        }
-        if self.dropped:
-            record["dropped"] = self.dropped
-        if self.result is None:
-            return {**record, "code": str(self.code), "reason": self.reason}
-        return {
-            **record,
+            **({"dropped": self.dropped} if self.dropped else {}),
             "points": list(self.points),
-            "targets": [target.to_dict() for target in self.result.targets],
-            "refusals": [refusal.to_dict() for refusal in self.result.refusals],
         }
 
     def messages(self) -> dict[str, messages.Message]:
         """By the names of `OUTPUTS`. `point`, the first target, only if there is one."""
-        import json
-
-        found = {"result": messages.string(json.dumps(self.record(), allow_nan=False))}
-        if self.result is None:
-            return found
         targets = self.result.targets
-        places = [messages.tool_pose(target.position, target.approach) for target in targets]
-        found["detections"] = messages.detections(self.stamp, self.camera_frame, self.points)
-        found["markers"] = messages.markers(self.stamp, self.camera_frame, self.points)
-        found["poses"] = messages.poses(self.stamp, self.base_frame, places)
+        places = [tool_pose(target.position, target.approach) for target in targets]
+        found = {
+            "detections": messages.detections(self.stamp, self.camera_frame, self.points),
+            "markers": messages.markers(self.stamp, self.camera_frame, self.points),
+            "poses": messages.poses(self.stamp, self.base_frame, places),
+            "result": messages.string(json.dumps(self.record(), allow_nan=False)),
+        }
         if targets:
             found["point"] = messages.point(self.stamp, self.base_frame, targets[0].position)
         return found
@@ -160,7 +155,8 @@ class PickPipeline:
         # Decided frames, and until when they wait for their transform.
         self._waiting: deque[tuple[Together, int]] = deque()
         self._picker: PointPicker | None = None
-        self._picture: tuple[np.ndarray, int] | None = None
+        self._picture: tuple[bytes, int] | None = None
+        self._last_live = 0.0
         # What was wrong with transforms that came.
         self._faults: deque[str] = deque(maxlen=100)
         self.counts = {"images": 0, "frames": 0, "dropped": 0, "refused": 0, "targets": 0}
@@ -215,14 +211,23 @@ class PickPipeline:
             self.counts["dropped"] += dropped
         if found is None:
             return None
-        frame = self._frame(*found, now)
-        frame = dataclasses.replace(frame, dropped=dropped)
+        frame = dataclasses.replace(self._frame(*found, now), dropped=dropped)
         self.counts["frames"] += 1
-        self.counts["refused"] += frame.result is None
-        if frame.result is not None:
-            self.counts["targets"] += len(frame.result.targets)
-            self.queue.update(frame.result)
+        self.counts["refused"] += not frame.result.live
+        self.counts["targets"] += len(frame.result.targets)
+        self._tell_queue(frame)
         return frame
+
+    def _tell_queue(self, frame: PickFrame) -> None:
+        """One image without depth, or one late transform, does not take the targets away; many do.
+        A frame that is too old or frozen does at once."""
+        result = frame.result
+        if result.live:
+            self._last_live = result.stamp
+        passing = not result.live and result.refusals[0].code in _PASSING
+        age = frame.now / messages.NANOSECONDS - self._last_live
+        if not passing or age > self.queue.settings.max_age:
+            self.queue.update(result)
 
     def _ready(self, now: int) -> tuple[Together, Transform | None, str] | None:
         """The next frame, base_from_camera, or why there is none."""
@@ -249,31 +254,37 @@ class PickPipeline:
     def _frame(
         self, together: Together, base_from_camera: Transform | None, why: str, now: int
     ) -> PickFrame:
-        base = PickFrame(
-            together.stamp, now, self._camera_frame(together), self.settings.base_frame
-        )
+        stamp = together.stamp / messages.NANOSECONDS
+
+        def told(result: PickResult, points: Sequence[Mapping[str, Any]] = ()) -> PickFrame:
+            camera_frame, base_frame = self._camera_frame(together), self.settings.base_frame
+            return PickFrame(together.stamp, now, camera_frame, base_frame, result, points)
+
+        def refused(code: RefusalCode | MessageCode, reason: str) -> PickFrame:
+            return told(PickResult(stamp, [], [Refusal(code, reason, stamp)], live=False))
+
         if together.missing:
-            return _refused(base, FrameCode.UNSYNCHRONISED, together.missing)
+            return refused(RefusalCode.UNSYNCHRONISED, together.missing)
         if base_from_camera is None:
-            return _refused(base, FrameCode.NO_TRANSFORM, why)
+            return refused(RefusalCode.NO_TRANSFORM, why)
         try:
             image = colour_image(together.image, "image")
             depth = depth_image(together.depth, "depth")
             camera = camera_of(together.info, "camera_info", rectified=self.settings.rectified)
             self._check_frames(together, image, camera)
+            points = point_records(self._localizer(image), self._localizer.class_names)
+            result = self._picker_of(camera).pick(
+                points,
+                depth,
+                stamp=stamp,
+                now=now / messages.NANOSECONDS,
+                depth_unit="m",
+                base_from_hand=base_from_camera,
+                frozen=self._is_frozen(image, together.stamp),
+            )
         except InputError as error:
-            return _refused(base, FrameCode.BAD_MESSAGE, str(error))
-        points = point_records(self._localizer(image), self._localizer.class_names)
-        result = self._picker_of(camera).pick(
-            points,
-            depth,
-            stamp=together.stamp / messages.NANOSECONDS,
-            now=now / messages.NANOSECONDS,
-            depth_unit="m",
-            base_from_hand=base_from_camera,
-            frozen=self._is_frozen(image, together.stamp),
-        )
-        return dataclasses.replace(base, points=points, result=result)
+            return refused(MessageCode.BAD_MESSAGE, str(error))
+        return told(result, points)
 
     def _check_frames(self, together: Together, image: np.ndarray, camera: CameraModel) -> None:
         height, width = image.shape[:2]
@@ -298,16 +309,17 @@ class PickPipeline:
         """Made anew when the camera changes. The camera itself is the hand: tf says where it is."""
         if self._picker is None or self._picker.camera != camera:
             self._picker = PointPicker(
-                camera, settings=self._pick_settings, hand_from_camera=Transform.identity()
+                camera,
+                settings=self._pick_settings,
+                hand_from_camera=Transform.identity(),
+                frame_id=self.settings.base_frame,
             )
         return self._picker
 
     def _is_frozen(self, image: np.ndarray, stamp: int) -> bool:
-        if self._picture is None or not np.array_equal(self._picture[0], image):
-            self._picture = image, stamp
-            return False
-        return stamp - self._picture[1] >= self.settings.frozen_after * messages.NANOSECONDS
-
-
-def _refused(frame: PickFrame, code: FrameCode, reason: str) -> PickFrame:
-    return dataclasses.replace(frame, code=code, reason=reason)
+        """Whether the very same picture has come for too long; every so many rows tell."""
+        rows = image[::_ROW_STEP].tobytes()
+        if self._picture is None or self._picture[0] != rows or stamp < self._picture[1]:
+            self._picture = rows, stamp
+        same_for = (stamp - self._picture[1]) / messages.NANOSECONDS
+        return same_for >= self._pick_settings.frozen_after

@@ -16,12 +16,12 @@ from cpr_deploy.stream import EntryWriter
 
 @dataclasses.dataclass
 class BagSummary:
-    """How many of what; errors: why the bag could not be read to its end."""
+    """How many of what; found: targets; errors: why the bag could not be read to its end."""
 
     images: int = 0
     frames: int = 0
     refused: int = 0
-    targets: int = 0
+    found: int = 0
     faults: int = 0
     errors: list[str] = dataclasses.field(default_factory=list)
 
@@ -130,8 +130,8 @@ class _Run:
     def _write_frames(self) -> None:
         for frame in self._frames():
             self.summary.frames += 1
-            self.summary.refused += frame.result is None
-            self.summary.targets += len(frame.result.targets) if frame.result else 0
+            self.summary.refused += not frame.result.live
+            self.summary.found += len(frame.result.targets)
             self._record(frame.record())
             if self._bag is not None:
                 for name, message in frame.messages().items():

@@ -147,7 +147,9 @@ class Synchroniser:
             return None, f"the nearest depth image is {_apart(stamps[place], stamp)}"
         others = [*self._stamps["image"][1:2], *([] if self._before is None else [self._before])]
         taken = self._messages["depth"][place] is None
-        if taken or any(abs(stamps[place] - other) < abs(stamps[place] - stamp) for other in others):
+        if taken or any(
+            abs(stamps[place] - other) < abs(stamps[place] - stamp) for other in others
+        ):
             return None, "the nearest depth image is nearer to another image"
         return place, ""
 

@@ -1,0 +1,158 @@
+#!/usr/bin/env python
+"""Finds picks in a recorded bag of ROS 2 (rosbag2 or MCAP), as the node would have, without ROS.
+
+In: colour image, depth aligned to it, its camera info, transforms. Out: a bag with the points, the
+picks and why other points are none, to be looked at in Foxglove, and the same as JSON lines
+(deploy/PICKING.md).
+
+Exit code: 0 the whole bag was read, 1 it breaks off (what is before is kept, with an error record),
+2 bad input, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+
+from cpr_deploy.files import InputError, check_outputs, read_json, run_main
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True, metavar="FILE.onnx", help="exported localizer")
+    parser.add_argument(
+        "--bag", required=True, metavar="BAG", help="folder of rosbag2, .mcap or .db3"
+    )
+
+    out = parser.add_argument_group("outputs")
+    out.add_argument(
+        "--output",
+        metavar="FILE.mcap",
+        help="bag with the results; .mcap, .db3, or a new folder",
+    )
+    out.add_argument("--picks", metavar="FILE.jsonl", help="records; - for standard output")
+    out.add_argument(
+        "--with-input",
+        action="store_true",
+        help="copy the messages that were read into --output, for Foxglove",
+    )
+    out.add_argument(
+        "--prefix", default="/picking", help="of the topics written (default: %(default)s)"
+    )
+
+    topics = parser.add_argument_group("topics")
+    topics.add_argument("--image", default="/camera/color/image_raw", help="(%(default)s)")
+    topics.add_argument(
+        "--depth",
+        default="/camera/aligned_depth_to_color/image_raw",
+        help="aligned to the image (%(default)s)",
+    )
+    topics.add_argument("--info", default="/camera/color/camera_info", help="(%(default)s)")
+    topics.add_argument("--rectified", action="store_true", help="the image is (image_rect)")
+    topics.add_argument(
+        "--slop", type=float, default=0.02, help="seconds that times may differ (%(default)s)"
+    )
+
+    frames = parser.add_argument_group("frames of reference")
+    frames.add_argument("--base-frame", default="base_link", help="of the picks (%(default)s)")
+    frames.add_argument(
+        "--camera-frame", default="", help="instead of the one in the image's header"
+    )
+    frames.add_argument(
+        "--transform",
+        metavar="FILE.json",
+        help="base_from_camera, of a camera that stands still, instead of /tf and /tf_static",
+    )
+
+    picks = parser.add_argument_group("picks")
+    picks.add_argument("--settings", metavar="FILE.json", help="limits (deploy/PICKING.md)")
+    picks.add_argument("--max-frames", type=int, metavar="N", help="stop after N images")
+
+    net = parser.add_argument_group("network")
+    net.add_argument(
+        "--providers",
+        nargs="+",
+        default=["CPUExecutionProvider"],
+        metavar="NAME",
+        help="ONNX Runtime execution providers, all of which must be used (default: %(default)s)",
+    )
+    net.add_argument("--threads", type=int, help="threads of ONNX Runtime")
+    net.add_argument("--score-thresh", type=float, help="not below the exported threshold")
+    return parser.parse_args(argv)
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not args.output and not args.picks:
+        raise InputError(
+            "nothing to write: give --output FILE.mcap, --picks FILE.jsonl, or both of them."
+        )
+    if args.with_input and not args.output:
+        raise InputError("--with-input: needs --output FILE.mcap.")
+    if args.max_frames is not None and args.max_frames < 1:
+        raise InputError(f"--max-frames {args.max_frames}: at least 1 is needed.")
+    files = [args.output, None if args.picks == "-" else args.picks]
+    check_outputs(files, [args.model, args.bag, args.transform, args.settings])
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    _check(args)
+
+    from cpr_deploy.picking.settings import PickSettings
+    from cpr_deploy.point_localizer import PointLocalizer
+    from cpr_deploy.ros.bags import BagReader, BagWriter
+    from cpr_deploy.ros.pick_pipeline import PickPipeline, PipelineSettings
+    from cpr_deploy.ros.run_bag import bag_topics, run_bag
+    from cpr_deploy.stream_records import open_records
+    from cpr_deploy.transforms import Transform
+
+    place = args.transform and Transform.from_dict(read_json(args.transform), args.transform)
+    limits = PickSettings()
+    if args.settings:
+        limits = PickSettings.from_dict(read_json(args.settings), args.settings)
+    settings = PipelineSettings(
+        base_frame=args.base_frame,
+        camera_frame=args.camera_frame,
+        base_from_camera=place or None,
+        rectified=args.rectified,
+        slop=args.slop,
+    )
+    wanted = {"image": args.image, "depth": args.depth, "info": args.info}
+    wanted |= {"tf": "/tf", "tf_static": "/tf_static"}
+    with contextlib.ExitStack() as stack:
+        reader = stack.enter_context(BagReader(args.bag))
+        topics = bag_topics(reader, wanted, need_tf=place is None)
+        localizer = PointLocalizer(
+            args.model,
+            providers=args.providers,
+            threads=args.threads,
+            score_thresh=args.score_thresh,
+        )
+        summary = run_bag(
+            reader,
+            topics,
+            PickPipeline(localizer, settings, limits),
+            records=stack.enter_context(open_records(args.picks)) if args.picks else None,
+            bag=stack.enter_context(BagWriter(args.output)) if args.output else None,
+            prefix=args.prefix,
+            with_input=args.with_input,
+            max_frames=args.max_frames,
+        )
+    print(
+        f"{summary.images} images, {summary.frames} looked at, {summary.refused} of them refused as"
+        f" a whole, {summary.found} targets, {summary.faults} damaged messages",
+        file=sys.stderr,
+    )
+    for path in (args.output, args.picks):
+        if path and path != "-":
+            print(f"wrote {path}", file=sys.stderr)
+    for message in summary.errors:
+        print(f"error: {message}", file=sys.stderr)
+    return 1 if summary.errors else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))
