@@ -1,0 +1,1 @@
+"""ROS 2 node around `cpr_deploy`."""
