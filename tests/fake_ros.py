@@ -1,7 +1,7 @@
 """The part of ROS 2's Python that the node uses, in one process and without a network.
 
-Names and types are checked as rclpy does: fields of messages by their definitions, so that a message
-that a real ROS would refuse fails here too.
+Names and types are checked as rclpy does: fields of messages by their definitions, so that a
+message that a real ROS would refuse fails here too.
 """
 
 from __future__ import annotations

@@ -35,8 +35,13 @@ def test_binning_and_region(region, binning):
     x, y, width, height = region
     message = ros_parts.camera_info(
         *(640, 480, 500.0),
-        **{"d": D, "x_offset": x, "y_offset": y, "roi_width": width, "roi_height": height},
-        **{"binning_x": binning[0], "binning_y": binning[1]},
+        d=D,
+        x_offset=x,
+        y_offset=y,
+        roi_width=width,
+        roi_height=height,
+        binning_x=binning[0],
+        binning_y=binning[1],
     )
     found = camera_of(message, "x")
     step = np.maximum(binning, 1)

@@ -175,11 +175,8 @@ class Picking:
         if faults:
             level, text = messages.WARN, faults[-1]
         if level != self._level:
-            (
-                self.node.get_logger().info
-                if level == messages.OK
-                else self.node.get_logger().warning
-            )(text)
+            logger = self.node.get_logger()
+            (logger.info if level == messages.OK else logger.warning)(text)
         self._level = level
         values = {**self.pipeline.counts, "age": health["age"], "held": json.dumps(health["held"])}
         values |= {name: health[name] for name in ("handed_out", "acknowledged", "rejected")}
