@@ -11,6 +11,7 @@ from cpr_deploy.transforms import Transform
 
 WIDTH, HEIGHT, FOCAL = 320, 240, 250.0
 # Cells (column, row) of the picture that are bright: a point at the middle of each.
+MAX_POINTS = 50
 CELLS = ((10, 8), (30, 8), (20, 20))
 TABLE = 0.8
 # The camera looks straight down from 1 m above the base, its x along the base's x.

@@ -54,7 +54,7 @@ class Clock:
 
 @pytest.fixture(scope="module")
 def localizer():
-    return PointLocalizer(spot_model.model_bytes(), threads=1)
+    return PointLocalizer(spot_model.model_bytes(pick_bags.MAX_POINTS), threads=1)
 
 
 @pytest.fixture
@@ -397,7 +397,7 @@ def test_form_that_is_unknown(desk):
 
 
 def test_the_script(tmp_path):
-    (tmp_path / "model.onnx").write_bytes(spot_model.model_bytes())
+    (tmp_path / "model.onnx").write_bytes(spot_model.model_bytes(pick_bags.MAX_POINTS))
     write_json(tmp_path / "camera.json", CAMERA.to_dict())
     write_json(tmp_path / "place.json", pick_bags.BASE_FROM_CAMERA.to_dict())
     write_json(tmp_path / "limits.json", {"stable_frames": 1})

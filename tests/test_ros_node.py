@@ -29,7 +29,7 @@ def ros(monkeypatch):
 
 @pytest.fixture(scope="module")
 def localizer():
-    return PointLocalizer(spot_model.model_bytes(), threads=1)
+    return PointLocalizer(spot_model.model_bytes(pick_bags.MAX_POINTS), threads=1)
 
 
 @pytest.fixture
@@ -246,7 +246,7 @@ def test_main(ros, tmp_path, capsys):
     assert module.main() == 2
     assert "parameter model" in capsys.readouterr().err and ros.node.destroyed
     model = tmp_path / "model.onnx"
-    model.write_bytes(spot_model.model_bytes())
+    model.write_bytes(spot_model.model_bytes(pick_bags.MAX_POINTS))
     ros.node.parameters = {"model": str(model), "threads": 1}
 
     def stop(node):
