@@ -11,7 +11,7 @@ import ros_parts
 import spot_model
 from cpr_deploy.files import write_json
 from cpr_deploy.ros.bags import BagReader, BagWriter, Recorded
-from cpr_deploy.ros.pick_pipeline import OUTPUTS
+from cpr_deploy.ros.pick_pipeline import DIAGNOSTICS, OUTPUTS
 from cpr_deploy.ros.typestore import from_cdr
 from tool_runner import run_script
 
@@ -67,6 +67,7 @@ def test_a_bag(files, tmp_path, capsys):
     )
 
     topics = {f"/picking/{name}": kind for name, kind in OUTPUTS.items()}
+    topics |= dict([DIAGNOSTICS])
     with BagReader(tmp_path / "out.mcap") as bag:
         assert bag.topics == topics
         found = {name: [] for name in topics}
@@ -75,7 +76,10 @@ def test_a_bag(files, tmp_path, capsys):
     assert {name: len(sent) for name, sent in found.items()} == {
         **dict.fromkeys(topics, FRAMES),
         "/picking/point": FRAMES - 2,
+        "/diagnostics": 2,
     }
+    status = found["/diagnostics"][-1][1].status[0]
+    assert (status.name, status.level, status.message) == ("picking", 0, "3 targets")
     told = [json.loads(message.data) for _, message in found["/picking/result"]]
     assert told == [{k: v for k, v in r.items() if k not in ("source", "at")} for r in picks]
     for (time, poses), record in zip(found["/picking/poses"], picks, strict=True):

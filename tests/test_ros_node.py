@@ -17,7 +17,7 @@ import spot_model
 from cpr_deploy.files import InputError
 from cpr_deploy.point_localizer import PointLocalizer
 from cpr_deploy.ros.messages import NANOSECONDS, build
-from cpr_deploy.ros.pick_pipeline import INPUTS, OUTPUTS
+from cpr_deploy.ros.pick_pipeline import DIAGNOSTICS, INPUTS, OUTPUTS
 
 PACKAGE = Path(__file__).parents[1] / "deploy/ros2/cpr_picking"
 
@@ -264,6 +264,32 @@ def test_the_parameter_file_has_all_parameters_with_their_defaults(ros, start):
     start()
     text = (PACKAGE / "config/picking.yaml").read_text(encoding="utf-8")
     assert yaml.safe_load(text)["picking"]["ros__parameters"] == ros.node.declared
+
+
+def test_the_foxglove_layout_shows_what_is_there():
+    """Panels that exist, in a tree that names each once, on topics that are written."""
+    text = (PACKAGE.parent / "foxglove_layout.json").read_text(encoding="utf-8")
+    layout = json.loads(text)
+
+    def panels(tree):
+        return [tree] if isinstance(tree, str) else panels(tree["first"]) + panels(tree["second"])
+
+    assert sorted(panels(layout["layout"])) == sorted(layout["configById"])
+    written = {f"/picking/{name}" for name in OUTPUTS} | {DIAGNOSTICS[0]}
+    read = {pick_bags.TOPICS["image"], pick_bags.TOPICS["info"]}
+    named = set(re.findall(r'"(/[a-z_/]+)', text))
+    assert named <= written | read and "/picking/markers" in named
+    mode = layout["configById"]["Image!points"]["imageMode"]
+    assert mode["imageTopic"] == pick_bags.TOPICS["image"]
+    assert mode["annotations"] == {"/picking/markers": {"visible": True}}
+
+
+def test_the_launch_file_has_the_topics_of_the_script():
+    """RealSense's, in all places."""
+    launch = (PACKAGE / "launch/picking.launch.py").read_text(encoding="utf-8")
+    script = (PACKAGE.parents[1] / "pick_points.py").read_text(encoding="utf-8")
+    for topic in pick_bags.TOPICS.values():
+        assert f'"{topic}"' in launch and f'"{topic}"' in script
 
 
 def test_the_package_names_what_the_node_needs():

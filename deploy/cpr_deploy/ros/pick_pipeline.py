@@ -48,6 +48,9 @@ OUTPUTS = {
     "result": "std_msgs/msg/String",
 }
 
+# How the stream is: topic and type, and seconds between two of them.
+DIAGNOSTICS = ("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray")
+DIAGNOSTICS_EVERY = 1.0
 # Every so many rows of an image tell whether it changed.
 _ROW_STEP = 8
 
@@ -157,6 +160,7 @@ class PickPipeline:
         self._picker: PointPicker | None = None
         self._picture: tuple[bytes, int] | None = None
         self._last_live = 0.0
+        self._last_result: PickResult | None = None
         # What was wrong with transforms that came.
         self._faults: deque[str] = deque(maxlen=100)
         self.counts = {"images": 0, "frames": 0, "dropped": 0, "refused": 0, "targets": 0}
@@ -196,6 +200,25 @@ class PickPipeline:
         with self._lock:
             self._lock.wait(seconds)
 
+    def diagnostics(self, now: int, name: str) -> messages.Message:
+        """How it is, under the name of a node: STALE if no target can be handed out."""
+        health = self.queue.status(now / messages.NANOSECONDS)
+        refusal, level = health["refusal"], messages.STALE
+        if refusal is None:
+            level, last = messages.OK, self._last_result
+            if last is not None and not last.live:
+                level, refusal = messages.WARN, last.refusals[0].to_dict()
+        text = f"{health['targets']} targets"
+        if refusal is not None:
+            text = f"{refusal['code']}: {refusal['reason']}"
+        faults = self.faults()
+        if faults:
+            level, text = max(level, messages.WARN), faults[-1]
+        counts = ("age", "handed_out", "acknowledged", "rejected", "timed_out")
+        values = {**self.counts, **{key: health[key] for key in counts}}
+        values["held"] = json.dumps(health["held"])
+        return messages.diagnostics(now, name, "camera", level, text, values)
+
     # --- frames -----------------------------------------------------------------------------------
 
     def take_frame(self, now: int, *, latest: bool = False) -> PickFrame | None:
@@ -221,7 +244,7 @@ class PickPipeline:
     def _tell_queue(self, frame: PickFrame) -> None:
         """One image without depth, or one late transform, does not take the targets away; many do.
         A frame that is too old or frozen does at once."""
-        result = frame.result
+        result = self._last_result = frame.result
         if result.live:
             self._last_live = result.stamp
         passing = not result.live and result.refusals[0].code in _PASSING

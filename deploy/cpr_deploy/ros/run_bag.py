@@ -9,7 +9,14 @@ from typing import Any
 from cpr_deploy.files import InputError
 from cpr_deploy.ros.bags import BagCut, BagReader, BagWriter
 from cpr_deploy.ros.messages import NANOSECONDS
-from cpr_deploy.ros.pick_pipeline import INPUTS, OUTPUTS, PickFrame, PickPipeline
+from cpr_deploy.ros.pick_pipeline import (
+    DIAGNOSTICS,
+    DIAGNOSTICS_EVERY,
+    INPUTS,
+    OUTPUTS,
+    PickFrame,
+    PickPipeline,
+)
 from cpr_deploy.ros.typestore import from_cdr
 from cpr_deploy.stream import EntryWriter
 
@@ -68,7 +75,7 @@ def run_bag(
     """Gives every message to `pipeline` and writes what comes of it, in the order of time.
 
     records: get a line for each image, for each message that is damaged, and at the end. bag: gets
-    the messages of `OUTPUTS` below `prefix`, and those of the input if `with_input`.
+    the messages of `OUTPUTS` below `prefix`, diagnostics, and those of the input if `with_input`.
 
     A bag that breaks off is run up to there, and told by an error record.
     """
@@ -76,6 +83,7 @@ def run_bag(
     if bag is not None:
         for name, kind in OUTPUTS.items():
             bag.add_topic(f"{prefix}/{name}", kind)
+        bag.add_topic(*DIAGNOSTICS)
     names = {topic: name for name, (topic, _) in topics.items()}
     try:
         for message in reader.messages(dict(topics.values())):
@@ -108,6 +116,7 @@ class _Run:
         self._bag = bag
         self._prefix = prefix
         self._now = 0
+        self._tell_after = 0
         self.summary = BagSummary()
 
     def message(self, name: str, message: Any) -> None:
@@ -122,10 +131,20 @@ class _Run:
         for text in self._pipeline.faults():
             self._fault(message.topic, text)
         self._write_frames()
+        if self._now >= self._tell_after:
+            self._tell()
 
     def end(self) -> None:
         self._pipeline.add_all(self._now)
         self._write_frames()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Diagnostics, as often as the node does."""
+        self._tell_after = self._now + int(DIAGNOSTICS_EVERY * NANOSECONDS)
+        if self._bag is not None:
+            name = self._prefix.strip("/")
+            self._bag.write(DIAGNOSTICS[0], self._now, self._pipeline.diagnostics(self._now, name))
 
     def _write_frames(self) -> None:
         for frame in self._frames():

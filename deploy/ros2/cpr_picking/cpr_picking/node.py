@@ -24,11 +24,17 @@ from cpr_deploy.picking.pick_queue import PickQueue, QueueSettings
 from cpr_deploy.picking.settings import PickSettings
 from cpr_deploy.point_localizer import PointLocalizer
 from cpr_deploy.ros import messages
-from cpr_deploy.ros.pick_pipeline import INPUTS, OUTPUTS, PickFrame, PickPipeline, PipelineSettings
+from cpr_deploy.ros.pick_pipeline import (
+    DIAGNOSTICS,
+    DIAGNOSTICS_EVERY,
+    INPUTS,
+    OUTPUTS,
+    PickFrame,
+    PickPipeline,
+    PipelineSettings,
+)
 from cpr_deploy.transforms import Transform
 
-# Seconds between messages on /diagnostics.
-DIAGNOSTICS_EVERY = 1.0
 # Seconds between looks at the clock while no message comes: frames may wait for a transform.
 TICK = 0.05
 PARAMETERS = {
@@ -99,14 +105,14 @@ class Picking:
         self.desk = PickDesk(self.pipeline.queue, self._seconds)
         self.failed = ""
         self._level = messages.STALE
-        self._last: PickFrame | None = None
         self._stopping = threading.Event()
         self._outputs = {
             name: node.create_publisher(messages.ros_class(kind), f"~/{name}", reliable_qos())
             for name, kind in OUTPUTS.items()
         }
-        kind = messages.ros_class("diagnostic_msgs/msg/DiagnosticArray")
-        self._diagnostics = node.create_publisher(kind, "/diagnostics", reliable_qos())
+        topic, kind = DIAGNOSTICS
+        kind = messages.ros_class(kind)
+        self._diagnostics = node.create_publisher(kind, topic, reliable_qos())
         for topic, name in TOPICS.items():
             compressed = bool(value.get(f"{name}_compressed"))
             node.create_subscription(
@@ -160,34 +166,15 @@ class Picking:
     def _publish(self, frame: PickFrame) -> None:
         for name, message in frame.messages().items():
             self._outputs[name].publish(messages.build(message, messages.ros_class))
-        self._last = frame
-
-    # --- diagnostics ------------------------------------------------------------------------------
 
     def _tell(self) -> None:
-        health = self.desk.health()
-        level, text = messages.OK, f"{health['targets']} targets"
-        if not health["ok"]:
-            level, text = messages.STALE, _why(health["refusal"])
-        elif self._last is not None and not self._last.result.live:
-            level, text = messages.WARN, _why(self._last.result.refusals[0].to_dict())
-        faults = self.pipeline.faults()
-        if faults:
-            level, text = messages.WARN, faults[-1]
-        if level != self._level:
+        array = self.pipeline.diagnostics(self._now(), self.node.get_name())
+        status = array.status[0]
+        if status.level != self._level:
             logger = self.node.get_logger()
-            (logger.info if level == messages.OK else logger.warning)(text)
-        self._level = level
-        values = {**self.pipeline.counts, "age": health["age"], "held": json.dumps(health["held"])}
-        values |= {name: health[name] for name in ("handed_out", "acknowledged", "rejected")}
-        values["timed_out"] = health["timed_out"]
-        name = self.node.get_name()
-        array = messages.diagnostics(self._now(), name, "camera", level, text, values)
+            (logger.info if status.level == messages.OK else logger.warning)(status.message)
+        self._level = status.level
         self._diagnostics.publish(messages.build(array, messages.ros_class))
-
-
-def _why(refusal: dict[str, Any]) -> str:
-    return f"{refusal['code']}: {refusal['reason']}"
 
 
 def _pipeline(value: dict[str, Any], localizer: Any) -> PickPipeline:
