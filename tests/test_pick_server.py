@@ -379,7 +379,21 @@ def test_kuka_form(talk, client, clock):
     assert (refused.get("Code"), unknown.get("Code")) == ("unknown_id", "bad_request")
 
 
-@pytest.mark.parametrize("line", [b"\n", b"\xff\xfe\n", b"TAKE\n", b"take" + b"x" * 100 + b"\n"])
+def test_requests_in_xml_need_no_line_end(talk, client, clock):
+    send(client, clock)
+    requests = [
+        b'<Robot Command="take" Arm="kr10"></Robot>',
+        b'<Robot Command="take" Arm="kr10"/>\r\n\r\n',
+        b"<Robot Command='reject' Arm='kr10' Reason='no grip'/>",
+        b'\n<Robot Command="ack" Arm="kr10"/>',
+    ]
+    codes = [ElementTree.fromstring(line).get("Code") for line in talk("kuka", *requests)]
+    assert codes == ["ok", "arm_busy", "ok", "unknown_id"]
+
+
+@pytest.mark.parametrize(
+    "line", [b"\xff\xfe\n", b"TAKE\n", b"take" + b"x" * 100 + b"\n", b"<Robot/>"]
+)
 def test_lines_that_are_none(talk, line):
     assert talk("ur", line) == ["(0)"]
 

@@ -1,6 +1,7 @@
 """Picks over a plain socket, line by line, for controllers that have nothing else.
 
-Requests: take, ack, reject, health; each may be followed by the arm's name, reject by a reason too.
+Requests: take, ack, reject, health; each may be followed by the arm's name, reject by a reason too;
+or the same as XML, <Robot Command="reject" Arm="kr10" Reason="no grip"/>, without a line end too.
 Answers, one line each: in the form "ur" numbers in brackets, as socket_read_ascii_float of URScript
 reads them: (x,y,z,rx,ry,rz) or () for a target, (1) or (0) for the others. In the form "kuka" XML
 as EthernetKRL reads it (`tool_poses`).
@@ -9,8 +10,10 @@ as EthernetKRL reads it (`tool_poses`).
 from __future__ import annotations
 
 import logging
+import re
 import socketserver
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from cpr_deploy.addresses import LOOPBACK
@@ -25,6 +28,8 @@ MAX_LINE = 256
 MAX_CONNECTIONS = 16
 # Seconds of silence after which a connection is closed: longer than an arm's longest motion.
 IDLE = 600.0
+_END = re.compile(rb"\n|</Robot>|/>")
+_ATTRIBUTE = re.compile(r"""(\w+)\s*=\s*["']([^"'<>]*)["']""")
 VERBS = {"take": "take", "ack": "acknowledge", "reject": "reject", "health": "health"}
 
 
@@ -70,21 +75,23 @@ class PickSocket:
         self._thread.join()
 
     def serve(self, reader: Any, writer: Any) -> None:
-        """Answers the lines of one connection until it ends, or sends what is no line."""
+        """Answers the requests of one connection until it ends, or sends what is none."""
         if not self._slots.acquire(blocking=False):
             return
         try:
-            while line := reader.readline(MAX_LINE + 1):
-                if len(line) > MAX_LINE:
-                    return
-                writer.write(self.answer(line.decode("ascii", "replace")).encode() + b"\n")
+            for line in _lines(reader):
+                writer.write(self.answer(line).encode() + b"\n")
         finally:
             self._slots.release()
 
     def answer(self, line: str) -> str:
         """The answer to one line, without its end."""
-        verb, _, rest = line.strip().partition(" ")
-        arm, _, reason = rest.strip().partition(" ")
+        if line.startswith("<"):
+            found = dict(_ATTRIBUTE.findall(line))
+            verb, arm, reason = (found.get(name, "") for name in ("Command", "Arm", "Reason"))
+        else:
+            verb, _, rest = line.partition(" ")
+            arm, _, reason = rest.strip().partition(" ")
         arm = arm[:MAX_NAME] or "arm"
         if verb not in VERBS:
             found = {"ok": False, "code": "bad_request", "reason": f"one of {', '.join(VERBS)}"}
@@ -98,6 +105,17 @@ class PickSocket:
         if self._form == "kuka":
             return kuka_xml(found)
         return ur_line(found) if verb == "take" else f"({int(found['ok'])})"
+
+
+def _lines(reader: Any) -> Iterator[str]:
+    """What comes, up to the end of a line or of an XML element; ends at what is too long."""
+    waiting = b""
+    while len(waiting) <= MAX_LINE and (data := reader.read1(MAX_LINE)):
+        waiting += data
+        while end := _END.search(waiting):
+            line, waiting = waiting[: end.end()].strip(), waiting[end.end() :]
+            if line:
+                yield line.decode("ascii", "replace")
 
 
 class _Server(socketserver.ThreadingTCPServer):
