@@ -6,7 +6,7 @@ picks and why other points are none, to be looked at in Foxglove, and the same a
 (deploy/PICKING.md).
 
 Exit code: 0 the whole bag was read, 1 it breaks off (what is before is kept, with an error record),
-2 bad input, 130 after Ctrl-C.
+2 bad input, 130 after Ctrl-C (what is done is kept).
 """
 
 from __future__ import annotations
@@ -54,6 +54,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     topics.add_argument("--rectified", action="store_true", help="the image is (image_rect)")
     topics.add_argument(
         "--slop", type=float, default=0.02, help="seconds that times may differ (%(default)s)"
+    )
+
+    topics.add_argument(
+        "--clock",
+        choices=("recorded", "stamp"),
+        default="recorded",
+        help="by which the age of images is told; stamp: where the recorder's clock was another than"
+        " the camera's (default: %(default)s)",
     )
 
     frames = parser.add_argument_group("frames of reference")
@@ -140,6 +148,7 @@ def main(argv: list[str] | None = None) -> int:
             prefix=args.prefix,
             with_input=args.with_input,
             max_frames=args.max_frames,
+            clock=args.clock,
         )
     print(
         f"{summary.images} images, {summary.frames} looked at, {summary.refused} of them refused as"
@@ -151,6 +160,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"wrote {path}", file=sys.stderr)
     for message in summary.errors:
         print(f"error: {message}", file=sys.stderr)
+    if summary.interrupted:
+        return 130
     return 1 if summary.errors else 0
 
 

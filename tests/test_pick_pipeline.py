@@ -1,5 +1,8 @@
 """From a camera's messages to picks: what is found, and how every fault is told."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -277,6 +280,39 @@ def test_only_the_newest_if_asked_for(make):
     assert pipeline.take_frame(now, latest=True) is None
     counts = pipeline.counts
     assert counts["images"] == counts["frames"] + counts["dropped"] == 5
+
+
+def test_the_newest_with_depth_if_asked_for(make):
+    """Depth comes with every other image: it is used, whatever waits behind it."""
+    pipeline = make(base_from_camera=pick_bags.BASE_FROM_CAMERA)
+    for number in range(6):
+        for name, message in pick_bags.frame(number).items():
+            if name != "depth" or number % 2 == 0:
+                pipeline.add(name, message, START + number * STEP)
+    pipeline.add_all(START + 5 * STEP)
+    frame = pipeline.take_frame(START + 5 * STEP, latest=True)
+    assert (frame.stamp, frame.dropped) == (START + 4 * STEP, 5)
+    assert apart(frame) < 0.002
+
+
+def test_a_recording_that_is_played_again(make):
+    """Stamps and the clock go back by a minute: the queue goes on with the new time."""
+    pipeline = make(base_frame="base_link")
+    for begin in (1200, 0):
+        arm = ("base_link", ros_parts.FRAME, pick_bags.BASE_FROM_CAMERA)
+        for number in range(begin, begin + 3):
+            stamp = START + number * STEP
+            pipeline.add("tf", ros_parts.tf(arm, stamp=stamp), stamp)
+            (frame,) = feed(pipeline, number)[-1:]
+            assert apart(frame) < 0.002
+        status = pipeline.queue.status((START + number * STEP) / 1e9)
+        assert (status["targets"], status["age"]) == (3, 0.0)
+
+
+def test_a_camera_without_rosbags():
+    """The node needs none of it."""
+    code = "import sys; sys.modules['rosbags'] = None; import cpr_deploy.ros.pick_pipeline"
+    subprocess.run([sys.executable, "-c", code], env=spot_model.environment(), check=True)
 
 
 def test_a_new_camera_info_is_a_new_camera(make):

@@ -11,7 +11,7 @@ import ros_parts
 import spot_model
 from cpr_deploy.files import write_json
 from cpr_deploy.ros.bags import BagReader, BagWriter, Recorded
-from cpr_deploy.ros.pick_pipeline import DIAGNOSTICS, OUTPUTS
+from cpr_deploy.ros.pick_pipeline import DIAGNOSTICS, OUTPUTS, PickPipeline
 from cpr_deploy.ros.typestore import from_cdr
 from tool_runner import run_script
 
@@ -189,9 +189,38 @@ def test_clocks_that_differ(files, tmp_path):
     assert len(picks) == FRAMES and all("0.025 s" in reason for reason in reasons)
 
 
+def test_a_recorder_with_another_clock(files, tmp_path):
+    with BagReader(files / "in.mcap") as source, BagWriter(tmp_path / "late.mcap") as bag:
+        for message in source.messages(source.topics):
+            bag.copy(message._replace(time=message.time + 3600 * 10**9))
+    _, records = run(files, tmp_path, tmp_path / "late.mcap")
+    assert {r["code"] for record in check_end(records) for r in record["refusals"]} == {"stale"}
+    _, records = run(files, tmp_path, tmp_path / "late.mcap", "--clock", "stamp")
+    picks = check_end(records)
+    assert [len(record["targets"]) for record in picks] == [0, 0, 3, 3, 3, 3]
+    assert {record["age_ms"] for record in picks} == {0.0}
+
+
+def test_ctrl_c_keeps_what_is_done(files, tmp_path, monkeypatch):
+    frame = PickPipeline.take_frame
+
+    def interrupted(self, now):
+        if self.counts["frames"] == 4:
+            raise KeyboardInterrupt
+        return frame(self, now)
+
+    monkeypatch.setattr(PickPipeline, "take_frame", interrupted)
+    code, records = run(files, tmp_path, files / "in.mcap")
+    assert code == 130 and records[-1]["interrupted"]
+    assert [record["type"] for record in records] == ["picks"] * 4 + ["end"]
+    with BagReader(tmp_path / "out.mcap") as bag:
+        assert len(list(bag.messages({"/picking/result": OUTPUTS["result"]}))) == 4
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
+        (["--depth", pick_bags.TOPICS["image"]], "'/camera/color/image_raw' is given twice"),
         (["--image", "/no"], "'/no' for image is not in the bag; of .* are: /camera/aligned"),
         (["--depth", "/camera/color/camera_info"], "is sensor_msgs/msg/CameraInfo; of"),
         (["--info", "/tf_static"], "for info is tf2_msgs/msg/TFMessage; .*are: /camera/color/cam"),

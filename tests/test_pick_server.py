@@ -163,6 +163,25 @@ def test_frozen_frames(client, clock):
     assert client.take()["code"] == "frozen"
 
 
+def test_a_clock_that_is_set_back(client, clock):
+    send(client, clock)
+    clock.now -= 3600
+    assert len(send(client, clock, seed=1)["targets"]) == 3
+    taken = client.take()
+    assert taken["ok"] and taken["target"]["stamp"] == pytest.approx(clock.now - 0.05)
+    clock.now += 1
+    client.reject(taken["target"]["id"])
+    assert client.take()["code"] == "stale"
+
+
+def test_a_frame_from_the_future_does_not_blind_for_long(client, clock):
+    send(client, clock)
+    assert send(client, clock, seed=1, stamp=clock.now + 3600)["refusals"][0]["code"] == "stale"
+    assert client.take()["code"] == "stale"
+    send(client, clock, seed=2)
+    assert client.take()["ok"]
+
+
 def test_depth_in_metres_and_images_in_rgb(server, client, clock):
     metres = (pick_bags.depth(0) / 1000).astype(np.float32)
     found = client.send_frame(PICTURE, metres, depth_unit="m", stamp=clock.now)

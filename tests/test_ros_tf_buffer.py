@@ -73,6 +73,17 @@ def test_the_newest_of_a_time_counts_and_old_ones_go():
     assert not error.value.later
 
 
+def test_time_that_begins_anew():
+    buffer = TfBuffer()
+    buffer.add(
+        ros_parts.tf(("a", "b", random_transform(1)), stamp=START + 60 * SECOND), static=False
+    )
+    buffer.add(ros_parts.tf(("a", "b", random_transform(2)), stamp=START), static=False)
+    close(buffer.lookup("a", "b", START), random_transform(2))
+    with pytest.raises(TransformMissing):
+        buffer.lookup("a", "b", START + 60 * SECOND)
+
+
 def test_what_is_missing_is_told():
     buffer = TfBuffer()
     with pytest.raises(TransformMissing, match="'camera' has no parent") as error:

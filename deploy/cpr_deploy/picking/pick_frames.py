@@ -20,6 +20,7 @@ import numpy as np
 from cpr_deploy.files import InputError
 from cpr_deploy.picking.pick_queue import PickQueue
 from cpr_deploy.picking.picker import PointPicker
+from cpr_deploy.picking.queue_feed import QueueFeed
 from cpr_deploy.stream_records import point_records
 from cpr_deploy.transforms import Transform
 
@@ -57,7 +58,7 @@ class PickFrames:
     ):
         self._localizer = localizer
         self._picker = picker
-        self._queue = queue
+        self._feed = QueueFeed(queue)
         self._clock = clock
         self._on_record = on_record
         self._lock = threading.Lock()
@@ -84,7 +85,7 @@ class PickFrames:
                 depth_unit=header["depth_unit"],
                 base_from_hand=place,
             )
-            self._queue.update(result)
+            self._feed.add(result, now)
             record = {**result.to_dict(), "age_ms": round(1e3 * (now - result.stamp), 3)}
             if self._on_record is not None:
                 self._on_record({"type": "picks", **record, "points": points})

@@ -159,7 +159,7 @@ class BagWriter:
             tempfile.mkdtemp(prefix=f".{self.path.stem[:40]}-", dir=self.path.parent)
         )
         plugin = StoragePlugin.MCAP if self.path.suffix == ".mcap" else StoragePlugin.SQLITE3
-        # Version 8 is read by Humble and all later ones.
+        # From version 9 on qualities of service are written in another way.
         self._writer = Writer(self._folder / self.path.stem, version=8, storage_plugin=plugin)
         self._connections: dict[tuple[str, str], Any] = {}
 

@@ -12,7 +12,7 @@ import json
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from cpr_deploy.camera import CameraModel
 from cpr_deploy.files import InputError
 from cpr_deploy.picking.pick_queue import PickQueue
 from cpr_deploy.picking.picker import PointPicker
+from cpr_deploy.picking.queue_feed import QueueFeed
 from cpr_deploy.picking.results import PickResult, Refusal, RefusalCode
 from cpr_deploy.picking.settings import PickSettings
 from cpr_deploy.picking.tool_poses import tool_pose
@@ -133,6 +134,18 @@ class PickFrame:
         return found
 
 
+class _Ready(NamedTuple):
+    """Messages of a moment with base_from_camera then, or why that is not known."""
+
+    together: Together
+    base_from_camera: Transform | None
+    why: str
+
+    @property
+    def usable(self) -> bool:
+        return not self.together.missing and self.base_from_camera is not None
+
+
 class PickPipeline:
     """Takes messages by `add`, gives what came of them by `take_frame`; these may be two threads.
 
@@ -148,6 +161,7 @@ class PickPipeline:
     ):
         self.settings = settings or PipelineSettings()
         self.queue = queue or PickQueue()
+        self._feed = QueueFeed(self.queue)
         self._localizer = localizer
         self._pick_settings = pick_settings or PickSettings()
         self._lock = threading.Condition()
@@ -159,7 +173,6 @@ class PickPipeline:
         self._waiting: deque[tuple[Together, int]] = deque()
         self._picker: PointPicker | None = None
         self._picture: tuple[bytes, int] | None = None
-        self._last_live = 0.0
         self._last_result: PickResult | None = None
         # What was wrong with transforms that came.
         self._faults: deque[str] = deque(maxlen=100)
@@ -226,15 +239,15 @@ class PickPipeline:
         with self._lock:
             found = self._ready(now)
             dropped = 0
-            while latest and found is not None:
-                newer = self._ready(now)
-                if newer is None:
-                    break
-                found, dropped = newer, dropped + 1
+            while latest and found is not None and (newer := self._ready(now)) is not None:
+                dropped += 1
+                # Where depth comes less often than images, the newest image often has none.
+                if newer.usable or not found.usable:
+                    found = newer
             self.counts["dropped"] += dropped
         if found is None:
             return None
-        frame = dataclasses.replace(self._frame(*found, now), dropped=dropped)
+        frame = dataclasses.replace(self._frame(found, now), dropped=dropped)
         self.counts["frames"] += 1
         self.counts["refused"] += not frame.result.live
         self.counts["targets"] += len(frame.result.targets)
@@ -242,18 +255,12 @@ class PickPipeline:
         return frame
 
     def _tell_queue(self, frame: PickFrame) -> None:
-        """One image without depth, or one late transform, does not take the targets away; many do.
-        A frame that is too old or frozen does at once."""
-        result = self._last_result = frame.result
-        if result.live:
-            self._last_live = result.stamp
-        passing = not result.live and result.refusals[0].code in _PASSING
-        age = frame.now / messages.NANOSECONDS - self._last_live
-        if not passing or age > self.queue.settings.max_age:
-            self.queue.update(result)
+        self._last_result = frame.result
+        passing = not frame.result.live and frame.result.refusals[0].code in _PASSING
+        self._feed.add(frame.result, frame.now / messages.NANOSECONDS, passing=passing)
 
-    def _ready(self, now: int) -> tuple[Together, Transform | None, str] | None:
-        """The next frame, base_from_camera, or why there is none."""
+    def _ready(self, now: int) -> _Ready | None:
+        """The next frame that waits for nothing."""
         if not self._waiting:
             return None
         together, until = self._waiting[0]
@@ -269,14 +276,13 @@ class PickPipeline:
                     return None
                 why = str(error)
         self._waiting.popleft()
-        return together, transform, why
+        return _Ready(together, transform, why)
 
     def _camera_frame(self, together: Together) -> str:
         return self.settings.camera_frame or str(together.image.header.frame_id)
 
-    def _frame(
-        self, together: Together, base_from_camera: Transform | None, why: str, now: int
-    ) -> PickFrame:
+    def _frame(self, ready: _Ready, now: int) -> PickFrame:
+        together, base_from_camera = ready.together, ready.base_from_camera
         stamp = together.stamp / messages.NANOSECONDS
 
         def told(result: PickResult, points: Sequence[Mapping[str, Any]] = ()) -> PickFrame:
@@ -289,7 +295,7 @@ class PickPipeline:
         if together.missing:
             return refused(RefusalCode.UNSYNCHRONISED, together.missing)
         if base_from_camera is None:
-            return refused(RefusalCode.NO_TRANSFORM, why)
+            return refused(RefusalCode.NO_TRANSFORM, ready.why)
         try:
             image = colour_image(together.image, "image")
             depth = depth_image(together.depth, "depth")

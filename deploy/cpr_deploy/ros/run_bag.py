@@ -8,7 +8,7 @@ from typing import Any
 
 from cpr_deploy.files import InputError
 from cpr_deploy.ros.bags import BagCut, BagReader, BagWriter
-from cpr_deploy.ros.messages import NANOSECONDS
+from cpr_deploy.ros.messages import NANOSECONDS, stamp_of
 from cpr_deploy.ros.pick_pipeline import (
     DIAGNOSTICS,
     DIAGNOSTICS_EVERY,
@@ -23,7 +23,8 @@ from cpr_deploy.stream import EntryWriter
 
 @dataclasses.dataclass
 class BagSummary:
-    """How many of what; found: targets; errors: why the bag could not be read to its end."""
+    """How many of what; found: targets; errors: why the bag could not be read to its end;
+    interrupted: by Ctrl-C."""
 
     images: int = 0
     frames: int = 0
@@ -31,6 +32,7 @@ class BagSummary:
     found: int = 0
     faults: int = 0
     errors: list[str] = dataclasses.field(default_factory=list)
+    interrupted: bool = False
 
 
 def bag_topics(
@@ -53,6 +55,11 @@ def bag_topics(
                 f"{reader.path}: topic {topic!r} for {name} {what}; of {' or '.join(INPUTS[name])}"
                 f" are: {', '.join(fitting) or 'none'}. Give one of them."
             )
+    double = sorted(topic for topic in wanted.values() if [*wanted.values()].count(topic) > 1)
+    if double:
+        raise InputError(
+            f"topic {double[0]!r} is given twice. Image and depth have each their own."
+        )
     if need_tf and not found.keys() & {"tf", "tf_static"}:
         raise InputError(
             f"{reader.path}: has no transforms ({wanted['tf']}, {wanted['tf_static']}). Record them"
@@ -71,15 +78,19 @@ def run_bag(
     prefix: str = "/picking",
     with_input: bool = False,
     max_frames: int | None = None,
+    clock: str = "recorded",
 ) -> BagSummary:
     """Gives every message to `pipeline` and writes what comes of it, in the order of time.
 
     records: get a line for each image, for each message that is damaged, and at the end. bag: gets
     the messages of `OUTPUTS` below `prefix`, diagnostics, and those of the input if `with_input`.
 
-    A bag that breaks off is run up to there, and told by an error record.
+    clock: by which the age of frames is told: "recorded", when their messages were, or "stamp",
+    where that was by a clock that has nothing to do with the camera's; then no frame is too old.
+
+    A bag that breaks off is run up to there, and told by an error record; so it is after Ctrl-C.
     """
-    run = _Run(reader, pipeline, records, bag, prefix)
+    run = _Run(reader, pipeline, records, bag, prefix, clock)
     if bag is not None:
         for name, kind in OUTPUTS.items():
             bag.add_topic(f"{prefix}/{name}", kind)
@@ -97,6 +108,8 @@ def run_bag(
     except BagCut as error:
         run.end()
         run.error(str(error))
+    except KeyboardInterrupt:
+        run.summary.interrupted = True
     run.tell_end()
     return run.summary
 
@@ -109,24 +122,30 @@ class _Run:
         records: EntryWriter | None,
         bag: BagWriter | None,
         prefix: str,
+        clock: str,
     ):
         self._source = str(reader.path)
         self._pipeline = pipeline
         self._records = records
         self._bag = bag
         self._prefix = prefix
+        self._by_stamp = clock == "stamp"
         self._now = 0
         self._tell_after = 0
         self.summary = BagSummary()
 
     def message(self, name: str, message: Any) -> None:
-        # Recorders may write a little out of order; the clock does not go back.
-        self._now = max(self._now, message.time)
+        time = 0 if self._by_stamp else message.time
         try:
             content = from_cdr(message.data, message.type, message.topic)
+            if self._by_stamp and not name.startswith("tf"):
+                time = stamp_of(content)
         except InputError as error:
             self._fault(message.topic, str(error))
             return
+        finally:
+            # Recorders may write a little out of order; the clock does not go back.
+            self._now = max(self._now, time)
         self._pipeline.add(name, content, self._now)
         for text in self._pipeline.faults():
             self._fault(message.topic, text)
@@ -171,7 +190,8 @@ class _Run:
     def tell_end(self) -> None:
         self.summary.images = self._pipeline.counts["images"]
         counts = dataclasses.asdict(self.summary)
-        self._record({"type": "end", **counts, "errors": len(self.summary.errors)})
+        interrupted = {"interrupted": True} if counts.pop("interrupted") else {}
+        self._record({"type": "end", **counts, "errors": len(self.summary.errors), **interrupted})
 
     def _record(self, record: dict[str, Any]) -> None:
         if self._records is not None:

@@ -28,7 +28,8 @@ class TransformMissing(Exception):
 
 
 class TfBuffer:
-    """keep: seconds for which transforms are kept behind the newest one of their frame."""
+    """keep: seconds for which transforms are kept behind the newest one of their frame. One that is
+    older begins the frame anew: a recording is played again, or a clock was set."""
 
     def __init__(self, keep: float = 10.0):
         self._keep = int(keep * NANOSECONDS)
@@ -59,6 +60,9 @@ class TfBuffer:
     def _insert(self, child: str, stamp: int, value: tuple[str, Transform]) -> None:
         times = self._times.setdefault(child, [])
         moving = self._moving.setdefault(child, [])
+        if times and stamp < times[-1] - self._keep:  # time began anew
+            times.clear()
+            moving.clear()
         place = bisect.bisect_left(times, stamp)
         if place < len(times) and times[place] == stamp:
             moving[place] = value
