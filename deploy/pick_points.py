@@ -60,8 +60,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--clock",
         choices=("recorded", "stamp"),
         default="recorded",
-        help="by which the age of images is told; stamp: where the recorder's clock was another than"
-        " the camera's (default: %(default)s)",
+        help="by which the age of images is told; stamp: where the recorder's clock was another"
+        " than the camera's (default: %(default)s)",
     )
 
     frames = parser.add_argument_group("frames of reference")
@@ -72,8 +72,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     frames.add_argument(
         "--transform",
         metavar="FILE.json",
-        help="base_from_camera, of a camera that stands still, instead of /tf and /tf_static",
+        help="where the camera is in the base frame, or with --hand-frame in that: a hand-eye"
+        " calibration, or a transform; without it, /tf and /tf_static tell",
     )
+    frames.add_argument("--hand-frame", default="", help="of a camera on the arm with --transform")
 
     picks = parser.add_argument_group("picks")
     picks.add_argument("--settings", metavar="FILE.json", help="limits (deploy/PICKING.md)")
@@ -109,22 +111,25 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     _check(args)
 
+    from cpr_deploy.picking.camera_place import load_camera_place
     from cpr_deploy.picking.settings import PickSettings
     from cpr_deploy.point_localizer import PointLocalizer
     from cpr_deploy.ros.bags import BagReader, BagWriter
     from cpr_deploy.ros.pick_pipeline import PickPipeline, PipelineSettings
     from cpr_deploy.ros.run_bag import bag_topics, run_bag
     from cpr_deploy.stream_records import open_records
-    from cpr_deploy.transforms import Transform
 
-    place = args.transform and Transform.from_dict(read_json(args.transform), args.transform)
+    place = None
+    if args.transform:
+        place = load_camera_place(args.transform, on_arm=bool(args.hand_frame))
     limits = PickSettings()
     if args.settings:
         limits = PickSettings.from_dict(read_json(args.settings), args.settings)
     settings = PipelineSettings(
         base_frame=args.base_frame,
         camera_frame=args.camera_frame,
-        base_from_camera=place or None,
+        camera_place=place,
+        hand_frame=args.hand_frame,
         rectified=args.rectified,
         slop=args.slop,
     )
@@ -132,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     wanted |= {"tf": "/tf", "tf_static": "/tf_static"}
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(BagReader(args.bag))
-        topics = bag_topics(reader, wanted, need_tf=place is None)
+        topics = bag_topics(reader, wanted, need_tf=place is None or bool(args.hand_frame))
         localizer = PointLocalizer(
             args.model,
             providers=args.providers,

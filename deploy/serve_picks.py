@@ -30,10 +30,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument(
-        "--transform", metavar="FILE.json", help="base_from_camera of a camera that stands still"
+        "--transform",
+        metavar="FILE.json",
+        help="base_from_camera of a camera that stands still: a calibration, or a transform",
     )
     place.add_argument(
-        "--hand-transform", metavar="FILE.json", help="hand_from_camera of a camera on the arm"
+        "--hand-transform",
+        metavar="FILE.json",
+        help="hand_from_camera of one on the arm, likewise",
     )
 
     listen = parser.add_argument_group("ports")
@@ -86,6 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     tcp = _address("--tcp", args.tcp) if args.tcp else None
 
     from cpr_deploy.camera import load_camera
+    from cpr_deploy.picking.camera_place import load_camera_place
     from cpr_deploy.picking.pick_desk import PickDesk
     from cpr_deploy.picking.pick_frames import PickFrames
     from cpr_deploy.picking.pick_queue import PickQueue, QueueSettings
@@ -95,10 +100,9 @@ def main(argv: list[str] | None = None) -> int:
     from cpr_deploy.picking.settings import PickSettings
     from cpr_deploy.point_localizer import PointLocalizer
     from cpr_deploy.stream_records import open_records
-    from cpr_deploy.transforms import Transform
 
     path = args.transform or args.hand_transform
-    place = Transform.from_dict(read_json(path), path)
+    place = load_camera_place(path, on_arm=path == args.hand_transform)
     limits = PickSettings()
     if args.settings:
         limits = PickSettings.from_dict(read_json(args.settings), args.settings)

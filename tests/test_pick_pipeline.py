@@ -143,8 +143,18 @@ def test_a_camera_that_moves(make):
     assert np.linalg.norm(positions[:, None] - wanted, axis=2).min(axis=1).max() < 0.002
 
 
-def test_base_from_camera_of_a_file(make):
-    pipeline = make(base_from_camera=pick_bags.BASE_FROM_CAMERA)
+def test_a_camera_on_the_arm_with_its_place_in_the_hand(make):
+    hand_from_camera = Transform.from_quaternion((0, 0, 0.6, 0.8), (0.01, 0.02, 0.03))
+    pipeline = make(camera_place=hand_from_camera, hand_frame="tool0")
+    arm = pick_bags.BASE_FROM_CAMERA @ hand_from_camera.inverse()
+    pipeline.add("tf", ros_parts.tf(("base_link", "tool0", arm)), START)
+    assert apart(feed(pipeline)[0]) < 0.002
+    with pytest.raises(InputError, match="hand_frame 'tool0': needs the camera's place"):
+        make(hand_frame="tool0")
+
+
+def test_the_place_of_a_file(make):
+    pipeline = make(camera_place=pick_bags.BASE_FROM_CAMERA)
     assert apart(feed(pipeline)[0]) < 0.002
 
 
@@ -165,7 +175,7 @@ def without(name):
 
 @pytest.mark.parametrize("name", ["depth", "info"])
 def test_topics_that_are_silent(make, name):
-    pipeline = make(base_from_camera=pick_bags.BASE_FROM_CAMERA)
+    pipeline = make(camera_place=pick_bags.BASE_FROM_CAMERA)
     found = [
         frame for number in range(20) for frame in feed(pipeline, number, change=without(name))
     ]
@@ -206,7 +216,7 @@ def changed(name, **fields):
     ],
 )
 def test_messages_that_cannot_be_used(make, change, text):
-    pipeline = make(base_from_camera=pick_bags.BASE_FROM_CAMERA)
+    pipeline = make(camera_place=pick_bags.BASE_FROM_CAMERA)
     (frame,) = feed(pipeline, change=change)
     code, reason = refusal(frame)
     assert code == "bad_message" and text in reason
@@ -215,14 +225,14 @@ def test_messages_that_cannot_be_used(make, change, text):
 
 
 def test_depth_of_nothing(make):
-    pipeline = make(base_from_camera=pick_bags.BASE_FROM_CAMERA)
+    pipeline = make(camera_place=pick_bags.BASE_FROM_CAMERA)
     nothing = np.zeros((pick_bags.HEIGHT, pick_bags.WIDTH), np.uint16)
     (frame,) = feed(pipeline, change=lambda f: {**f, "depth": ros_parts.image(nothing, "16UC1")})
     assert {r.code for r in frame.result.refusals} == {"too_few_valid"} and frame.result.live
 
 
 def test_one_bad_frame_does_not_take_the_targets_away_but_many_do(make):
-    pipeline = make(base_from_camera=pick_bags.BASE_FROM_CAMERA)
+    pipeline = make(camera_place=pick_bags.BASE_FROM_CAMERA)
     bad = changed("image", encoding="yuv")
 
     def targets(number):
@@ -240,13 +250,13 @@ def test_one_bad_frame_does_not_take_the_targets_away_but_many_do(make):
 
 
 def test_stale_and_frozen_frames_take_the_targets_away_at_once(make):
-    pipeline = make(base_from_camera=pick_bags.BASE_FROM_CAMERA)
+    pipeline = make(camera_place=pick_bags.BASE_FROM_CAMERA)
     feed(pipeline, 0)
     (frame,) = feed(pipeline, 1, late=NANOSECONDS)
     assert refusal(frame)[0] == "stale"
     assert pipeline.queue.status(START / 1e9 + 0.05)["refusal"]["code"] == "stale"
 
-    pipeline = make(base_from_camera=pick_bags.BASE_FROM_CAMERA)
+    pipeline = make(camera_place=pick_bags.BASE_FROM_CAMERA)
     picture = spot_model.picture(pick_bags.HEIGHT, pick_bags.WIDTH, pick_bags.CELLS)
 
     def same(found):  # new stamps and new depth, the old picture
@@ -270,7 +280,7 @@ def test_transforms_that_are_none(make):
 
 
 def test_only_the_newest_if_asked_for(make):
-    pipeline = make(base_from_camera=pick_bags.BASE_FROM_CAMERA)
+    pipeline = make(camera_place=pick_bags.BASE_FROM_CAMERA)
     for number in range(5):
         for name, message in pick_bags.frame(number).items():
             pipeline.add(name, message, START + number * STEP)
@@ -284,7 +294,7 @@ def test_only_the_newest_if_asked_for(make):
 
 def test_the_newest_with_depth_if_asked_for(make):
     """Depth comes with every other image: it is used, whatever waits behind it."""
-    pipeline = make(base_from_camera=pick_bags.BASE_FROM_CAMERA)
+    pipeline = make(camera_place=pick_bags.BASE_FROM_CAMERA)
     for number in range(6):
         for name, message in pick_bags.frame(number).items():
             if name != "depth" or number % 2 == 0:
@@ -317,7 +327,7 @@ def test_a_camera_without_rosbags():
 
 def test_a_new_camera_info_is_a_new_camera(make):
     """A zoom, or another resolution: the old numbers are not used on."""
-    pipeline = make(base_from_camera=pick_bags.BASE_FROM_CAMERA)
+    pipeline = make(camera_place=pick_bags.BASE_FROM_CAMERA)
     feed(pipeline, 0)
     k = np.array([2 * pick_bags.FOCAL, 0, 159.5, 0, 2 * pick_bags.FOCAL, 119.5, 0, 0, 1])
     (frame,) = feed(pipeline, 1, change=changed("info", k=k))

@@ -70,14 +70,15 @@ _PASSING = (RefusalCode.UNSYNCHRONISED, RefusalCode.NO_TRANSFORM, MessageCode.BA
 class PipelineSettings:
     """base_frame: of the picks. camera_frame: of the camera; "" is the frame of its messages.
 
-    base_from_camera: of a camera that does not move; without it, tf tells. rectified: the image is.
-    slop, wait, queue_size: see `Synchroniser`. tf_wait: seconds for which a frame waits for its
-    transform.
+    camera_place: the camera in the base frame, or, of a camera on the arm, in hand_frame; without
+    it tf tells. rectified: the image is. slop, wait, queue_size: see `Synchroniser`. tf_wait:
+    seconds for which a frame waits for its transform.
     """
 
     base_frame: str = "base_link"
     camera_frame: str = ""
-    base_from_camera: Transform | None = None
+    camera_place: Transform | None = None
+    hand_frame: str = ""
     rectified: bool = False
     slop: float = 0.02
     wait: float = 0.5
@@ -87,6 +88,11 @@ class PipelineSettings:
     def __post_init__(self):
         if not self.base_frame:
             raise InputError("base_frame: the name of a frame is needed, as in base_link.")
+        if self.hand_frame and self.camera_place is None:
+            raise InputError(
+                f"hand_frame {self.hand_frame!r}: needs the camera's place in it; without that tf"
+                " tells where the camera is."
+            )
         if not 0 <= self.tf_wait < 1e6:
             raise InputError(f"tf_wait {self.tf_wait}: seconds from 0 on are needed.")
 
@@ -265,18 +271,24 @@ class PickPipeline:
             return None
         together, until = self._waiting[0]
         transform, why = None, ""
-        if self.settings.base_from_camera is not None:
-            transform = self.settings.base_from_camera
-        elif not together.missing:
-            source = self._camera_frame(together)
+        if not together.missing:
             try:
-                transform = self._tf.lookup(self.settings.base_frame, source, together.stamp)
+                transform = self._place(together)
             except TransformMissing as error:
                 if error.later and now < until:
                     return None
                 why = str(error)
         self._waiting.popleft()
         return _Ready(together, transform, why)
+
+    def _place(self, together: Together) -> Transform:
+        """base_from_camera when the image was taken."""
+        settings = self.settings
+        source = self._camera_frame(together)
+        if settings.camera_place is not None:
+            source = settings.hand_frame or settings.base_frame
+        place = self._tf.lookup(settings.base_frame, source, together.stamp)
+        return place if settings.camera_place is None else place @ settings.camera_place
 
     def _camera_frame(self, together: Together) -> str:
         return self.settings.camera_frame or str(together.image.header.frame_id)

@@ -57,9 +57,7 @@ def bag_topics(
             )
     double = sorted(topic for topic in wanted.values() if [*wanted.values()].count(topic) > 1)
     if double:
-        raise InputError(
-            f"topic {double[0]!r} is given twice. Image and depth have each their own."
-        )
+        raise InputError(f"topic {double[0]!r} is given twice. Image and depth have their own.")
     if need_tf and not found.keys() & {"tf", "tf_static"}:
         raise InputError(
             f"{reader.path}: has no transforms ({wanted['tf']}, {wanted['tf_static']}). Record them"

@@ -19,6 +19,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from std_srvs.srv import Trigger
 
 from cpr_deploy.files import InputError, read_json
+from cpr_deploy.picking.camera_place import load_camera_place
 from cpr_deploy.picking.pick_desk import PickDesk
 from cpr_deploy.picking.pick_queue import PickQueue, QueueSettings
 from cpr_deploy.picking.settings import PickSettings
@@ -33,7 +34,6 @@ from cpr_deploy.ros.pick_pipeline import (
     PickPipeline,
     PipelineSettings,
 )
-from cpr_deploy.transforms import Transform
 
 # Seconds between looks at the clock while no message comes: frames may wait for a transform.
 TICK = 0.05
@@ -51,6 +51,7 @@ PARAMETERS = {
     "base_frame": "base_link",
     "camera_frame": "",
     "transform": "",
+    "hand_frame": "",
     "settings": "",
     "arms": ["arm"],
     "max_age": 0.5,
@@ -187,14 +188,15 @@ def _pipeline(value: dict[str, Any], localizer: Any) -> PickPipeline:
             threads=value["threads"] or None,
             score_thresh=value["score_thresh"] or None,
         )
-    place = value["transform"]
+    place, hand = value["transform"], value["hand_frame"]
     limits = value["settings"]
     return PickPipeline(
         localizer,
         PipelineSettings(
             base_frame=value["base_frame"],
             camera_frame=value["camera_frame"],
-            base_from_camera=Transform.from_dict(read_json(place), place) if place else None,
+            camera_place=load_camera_place(place, on_arm=bool(hand)) if place else None,
+            hand_frame=hand,
             rectified=value["rectified"],
             slop=value["slop"],
             wait=value["sync_wait"],
