@@ -308,6 +308,30 @@ def test_what_is_no_frame(shared, body):
         shared.frames.add(body)
 
 
+@pytest.mark.parametrize(
+    ("host", "source", "status"),
+    [
+        ("127.0.0.1", "127.0.0.1", 400),  # taken, and found to be no frame
+        ("127.0.0.2", "127.0.0.2", 400),  # this machine by its address in a network
+        ("127.0.0.2", "127.0.0.3", 403),  # another one
+    ],
+)
+def test_frames_come_from_this_machine_only(shared, host, source, status):
+    server = PickServer(host, 0, shared.desk, shared.frames)
+    try:
+        connection = http.client.HTTPConnection(
+            host, server.port, timeout=10, source_address=(source, 0)
+        )
+        connection.request("POST", "/frame", b"no frame", FRAME)
+        assert connection.getresponse().status == status
+        # Arms may be elsewhere.
+        connection.request("GET", "/health")
+        assert connection.getresponse().status == 200
+    finally:
+        connection.close()
+        server.close()
+
+
 def test_a_frame_that_is_too_large(shared):
     length = {"Content-Length": str(shared.frames.max_bytes + 1)}
     assert ask(shared, "POST", "/frame", **FRAME, **length)[0].status == 413

@@ -12,6 +12,7 @@ from cpr_deploy.ros.images import colour_image, depth_image
 from cpr_deploy.ros.typestore import from_cdr, to_cdr
 
 RNG = np.random.default_rng(0)
+UNITS = {"mm": 1e-3, "m": 1.0}
 BGR = RNG.integers(0, 256, (7, 5, 3), np.uint8)
 
 
@@ -37,6 +38,14 @@ def test_colours(encoding, pixels, back, padding):
         np.testing.assert_array_equal(found, back)
 
 
+def metres(message):
+    """NaN where there is no depth."""
+    depth, unit = depth_image(message, "x")
+    assert (depth.dtype, unit) in ((np.uint16, "mm"), (np.float32, "m")) and depth.ndim == 2
+    good = np.isfinite(depth) & (depth > 0)
+    return np.where(good, depth * UNITS[unit], np.nan).astype(np.float32)
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("padding", [0, 4])
 def test_depth_of_16_bits_is_millimetres(order, padding):
@@ -47,15 +56,15 @@ def test_depth_of_16_bits_is_millimetres(order, padding):
     # A type of this machine's own order has no mark.
     message.fields["is_bigendian"] = int(order == ">")
     wanted = np.array([[np.nan, 0.001, 1.0], [65.535, 0.258, 0.5]], np.float32)
-    np.testing.assert_allclose(depth_image(message, "x"), wanted, rtol=1e-6)
+    np.testing.assert_allclose(metres(message), wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_depth_of_32_bits_is_metres(order):
-    metres = np.array([[0, -1, np.nan, np.inf, 0.25, 7.5]], f"{order}f4")
-    message = ros_parts.image(metres, "32FC1", is_bigendian=int(order == ">"))
+    values = np.array([[0, -1, np.nan, np.inf, 0.25, 7.5]], f"{order}f4")
+    message = ros_parts.image(values, "32FC1", is_bigendian=int(order == ">"))
     wanted = [[np.nan, np.nan, np.nan, np.nan, 0.25, 7.5]]
-    np.testing.assert_array_equal(depth_image(message, "x"), np.float32(wanted))
+    np.testing.assert_array_equal(metres(message), np.float32(wanted))
 
 
 @pytest.mark.parametrize(("suffix", "kind"), [(".png", "png"), (".jpg", "bgr8; jpeg compressed")])
@@ -71,22 +80,22 @@ def test_compressed_colours(suffix, kind):
 
 def test_compressed_depth():
     """As compressed_depth_image_transport makes it; the bytes put together here."""
-    metres = np.array([[0.3, 1.0, 2.5], [9.0, 0.0, 4.0]], np.float32)
-    png = cv2.imencode(".png", np.uint16(metres * 1000))[1].tobytes()
-    wanted = np.where(metres > 0, metres, np.nan)
+    truth = np.array([[0.3, 1.0, 2.5], [9.0, 0.0, 4.0]], np.float32)
+    png = cv2.imencode(".png", np.uint16(truth * 1000))[1].tobytes()
+    wanted = np.where(truth > 0, truth, np.nan)
     for head in (b"", struct.pack("<iff", 0, 0, 0)):
         message = ros_parts.compressed(head + png, "16UC1; compressedDepth png")
-        np.testing.assert_allclose(depth_image(message, "x"), wanted, atol=1e-6)
+        np.testing.assert_allclose(metres(message), wanted, atol=1e-6)
     # 32FC1: a / depth + b in 16 bits.
     a, b = 100.0 * 101.0, -1009.0
-    raw = np.where(metres > 0, np.round(a / np.where(metres > 0, metres, 1) + b), 0)
+    raw = np.where(truth > 0, np.round(a / np.where(truth > 0, truth, 1) + b), 0)
     assert raw.max() < 65536
     raw = np.clip(raw, 0, 65535)
     png = cv2.imencode(".png", np.uint16(raw))[1].tobytes()
     message = ros_parts.compressed(struct.pack("<iff", 0, a, b) + png, "32FC1; compressedDepth")
-    found = depth_image(message, "x")
-    far = metres > 0
-    np.testing.assert_allclose(found[far], metres[far], rtol=2e-3)
+    found = metres(message)
+    far = truth > 0
+    np.testing.assert_allclose(found[far], truth[far], rtol=2e-3)
     assert np.isnan(found[~far]).all()
 
 

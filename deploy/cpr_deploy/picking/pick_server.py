@@ -158,8 +158,10 @@ class _Handler(BaseHTTPRequestHandler):
         return self._picks.answer(verb, self._body("application/json", MAX_BYTES))
 
     def _frame(self, frames: PickFrames) -> dict[str, Any]:
-        # Who sends frames tells the robot what there is: nobody else may.
-        if self.client_address[0].removeprefix("::ffff:") not in LOOPBACK:
+        # Who sends frames tells the robot what there is: nobody else may. A program on this machine
+        # has the address that it calls.
+        asker, own = self.client_address[0], self.connection.getsockname()[0]
+        if asker.removeprefix("::ffff:") not in LOOPBACK and asker != own:
             raise _Bad(http.HTTPStatus.FORBIDDEN, "frames are taken from this machine only")
         return frames.add(self._body("application/octet-stream", frames.max_bytes))
 

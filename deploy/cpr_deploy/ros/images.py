@@ -1,6 +1,6 @@
 """Images and depth out of sensor_msgs/Image and CompressedImage, whoever read the message.
 
-Depth is along the camera's z in metres, NaN where there is none (0 in 16-bit images).
+Depth is along the camera's z; 0 and NaN are none.
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ import numpy as np
 from cpr_deploy.files import InputError
 from cpr_deploy.point_localizer import MAX_PIXELS
 
-# Encoding -> type, channels, the channels of BGR.
+# Encoding -> channels, and OpenCV's conversion to BGR, if one is needed.
 COLOURS = {
-    "bgr8": (np.uint8, 3, (0, 1, 2)),
-    "rgb8": (np.uint8, 3, (2, 1, 0)),
-    "bgra8": (np.uint8, 4, (0, 1, 2)),
-    "rgba8": (np.uint8, 4, (2, 1, 0)),
-    "mono8": (np.uint8, 1, (0, 0, 0)),
+    "bgr8": (3, None),
+    "rgb8": (3, "COLOR_RGB2BGR"),
+    "bgra8": (4, "COLOR_BGRA2BGR"),
+    "rgba8": (4, "COLOR_RGBA2BGR"),
+    "mono8": (1, "COLOR_GRAY2BGR"),
 }
-# Encoding -> type, metres of one unit (REP 118).
-MILLIMETRE = 1e-3
-DEPTHS = {"16UC1": (np.uint16, MILLIMETRE), "32FC1": (np.float32, 1.0)}
+# Encoding -> type, unit (REP 118).
+DEPTHS = {"16UC1": (np.uint16, "mm"), "32FC1": (np.float32, "m")}
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -51,13 +50,19 @@ def colour_image(message: Any, name: str) -> np.ndarray:
             f"{name}: encoding {message.encoding!r} is no colour image that is known here; these"
             f" are: {', '.join(COLOURS)}.{hint}"
         )
-    kind, channels, order = COLOURS[message.encoding]
-    pixels = _pixels(message, kind, channels, name)
-    return np.ascontiguousarray(pixels[:, :, order])
+    channels, conversion = COLOURS[message.encoding]
+    pixels = _pixels(message, np.uint8, channels, name)
+    if conversion is None:
+        return pixels
+    import cv2
+
+    return cv2.cvtColor(pixels, getattr(cv2, conversion))
 
 
-def depth_image(message: Any, name: str) -> np.ndarray:
-    """(height, width) float32, m, of an Image, or of a CompressedImage of compressedDepth.
+def depth_image(message: Any, name: str) -> tuple[np.ndarray, str]:
+    """(height, width) of an Image, or of a CompressedImage of compressedDepth, and its unit.
+
+    uint16 in "mm" or float32 in "m".
 
     Raises:
         InputError: as `colour_image`.
@@ -70,13 +75,7 @@ def depth_image(message: Any, name: str) -> np.ndarray:
             " 16UC1 (mm) and 32FC1 (m). Check that this is the topic of the depth image."
         )
     kind, unit = DEPTHS[message.encoding]
-    return _metres(_pixels(message, kind, 1, name)[:, :, 0], unit)
-
-
-def _metres(raw: np.ndarray, unit: float) -> np.ndarray:
-    depth = raw.astype(np.float32)
-    depth[~(depth > 0) | np.isinf(depth)] = np.nan
-    return depth * np.float32(unit)
+    return _pixels(message, kind, 1, name)[:, :, 0], unit
 
 
 def _pixels(message: Any, kind: type, channels: int, name: str) -> np.ndarray:
@@ -91,8 +90,8 @@ def _pixels(message: Any, kind: type, channels: int, name: str) -> np.ndarray:
             f" bytes: at least {row} bytes a row and {height * max(step, row)} in all are needed."
             " The message is damaged."
         )
-    rows = data[: height * step].reshape(height, step)[:, :row]
-    return np.ascontiguousarray(rows).view(item).reshape(height, width, channels).astype(kind)
+    rows = np.ascontiguousarray(data[: height * step].reshape(height, step)[:, :row])
+    return rows.view(item).reshape(height, width, channels).astype(kind, copy=False)
 
 
 def _decode(data: bytes, what: str) -> Any:
@@ -118,7 +117,7 @@ def _decode_colour(data: bytes, what: str) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
 
 
-def _decode_depth(message: Any, name: str) -> np.ndarray:
+def _decode_depth(message: Any, name: str) -> tuple[np.ndarray, str]:
     """As compressed_depth_image_transport writes it: 12 bytes of header, then a PNG of 16 bits.
 
     In the PNG of a 32FC1 image are a / depth + b, with a and b in the header.
@@ -132,13 +131,14 @@ def _decode_depth(message: Any, name: str) -> np.ndarray:
             f"{what}: only PNG of 16UC1 or 32FC1 is known here (JPEG is no depth, RVL is not"
             " supported). Record the raw depth image, or set png in compressed_depth."
         )
-    raw = np.asarray(_decode(data[start:], what)).astype(np.float32)
+    raw = np.asarray(_decode(data[start:], what))
     if raw.ndim != 2:
         raise InputError(f"{what}: has {raw.shape[-1]} channels; depth has one.")
-    if encoding != "32FC1":
-        return _metres(raw, MILLIMETRE)
+    if encoding == "16UC1":
+        return raw.astype(np.uint16), "mm"
     if start == 0:
         raise InputError(f"{what}: the header with its quantisation is missing.")
     _, a, b = struct.unpack("<iff", data[:12])
+    raw = raw.astype(np.float32)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return _metres(np.where(raw > 0, a / (raw - b), 0), 1.0)
+        return np.where(raw > 0, a / (raw - b), np.nan).astype(np.float32), "m"

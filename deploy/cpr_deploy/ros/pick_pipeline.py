@@ -310,7 +310,7 @@ class PickPipeline:
             return refused(RefusalCode.NO_TRANSFORM, ready.why)
         try:
             image = colour_image(together.image, "image")
-            depth = depth_image(together.depth, "depth")
+            depth, unit = depth_image(together.depth, "depth")
             camera = camera_of(together.info, "camera_info", rectified=self.settings.rectified)
             self._check_frames(together, image, camera)
             points = point_records(self._localizer(image), self._localizer.class_names)
@@ -319,7 +319,7 @@ class PickPipeline:
                 depth,
                 stamp=stamp,
                 now=now / messages.NANOSECONDS,
-                depth_unit="m",
+                depth_unit=unit,
                 base_from_hand=base_from_camera,
                 frozen=self._is_frozen(image, together.stamp),
             )
