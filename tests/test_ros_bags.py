@@ -97,6 +97,26 @@ def test_other_writers_are_read(tmp_path):
     assert read(write_by_another(tmp_path / "other.mcap", 20))[0] == list(range(20))
 
 
+def test_other_channels_beside(tmp_path):
+    """Of types that are not known here, and not of ROS at all."""
+    path = tmp_path / "mixed.mcap"
+    text, _ = typestore().generate_msgdef(POINT, ros_version=2)
+    with open(path, "wb") as file:
+        writer = mcap.writer.Writer(file)
+        writer.start("ros2")
+        schemas = [("custom/msg/Odd", "ros2msg", b"strange things[9"), ("log", "jsonschema", b"{}")]
+        schemas += [(POINT, "ros2msg", text.encode())]
+        for number, (name, encoding, data) in enumerate(schemas):
+            schema = writer.register_schema(name, encoding, data)
+            topic = "/point" if name == POINT else f"/{number}"
+            channel = writer.register_channel(topic, "cdr", schema)
+            for time in range(START, START + 5):
+                content = to_cdr(point(time - START)) if name == POINT else b"{}"
+                writer.add_message(channel, time, content, time)
+        writer.finish()
+    assert read(path) == ([0, 1, 2, 3, 4], "")
+
+
 @pytest.mark.parametrize("mode", [CompressionMode.FILE, CompressionMode.MESSAGE])
 @pytest.mark.parametrize("plugin", list(StoragePlugin))
 def test_compressed_bags(tmp_path, mode, plugin):
@@ -124,7 +144,8 @@ def test_a_cut_bag_gives_what_is_before_the_cut(tmp_path, name, share):
     found, error = read(cut)
     assert found == list(range(len(found)))
     assert len(found) >= (share - 0.05) * 500
-    assert error.startswith((f"{cut}: breaks off", f"{cut}: its end is damaged"))
+    # Behind the last message of an MCAP file is only its index.
+    assert error.startswith(f"{cut}: breaks off") or (len(found) == 500 and name == "bag.mcap")
 
 
 @pytest.mark.parametrize("compression", ["", "lz4", "zstd"])

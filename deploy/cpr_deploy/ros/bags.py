@@ -137,7 +137,10 @@ class BagReader:
                 yield Recorded(channel.topic, channel.schema, time, data)
         except Cut as error:
             raise BagCut(f"{self.path}: breaks off ({error})") from None
-        raise BagCut(f"{self.path}: its end is damaged ({self._fault})")
+        # All messages of an MCAP file were there: its index is damaged, or it has other channels
+        # than of ROS beside them.
+        if self.path.suffix != ".mcap":
+            raise BagCut(f"{self.path}: is damaged ({self._fault})")
 
 
 class BagWriter:
