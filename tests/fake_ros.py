@@ -97,13 +97,13 @@ def message_class(type_name: str) -> type:
             assert _fits(value, fields[name]), (type_name, name, value)
             setattr(self, name, value)
 
-    return type(type_name.rpartition("/")[2], (), {"__init__": init, "type": type_name})
+    return type(type_name.rpartition("/")[2], (), {"__init__": init, "ros_type": type_name})
 
 
 def _fits(value: Any, kind: Any) -> bool:
     node, detail = kind
     if node == Nodetype.NAME:
-        return getattr(value, "type", None) == detail
+        return getattr(value, "ros_type", None) == detail
     if node in (Nodetype.ARRAY, Nodetype.SEQUENCE):
         item, count = detail
         if item[0] == Nodetype.BASE and item[1][0] != "string":

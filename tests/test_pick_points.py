@@ -107,7 +107,9 @@ def test_other_kinds_of_bags_give_the_same(files, tmp_path):
 def test_with_the_input_for_foxglove(files, tmp_path):
     run(files, tmp_path, files / "in.mcap", "--with-input", "--prefix", "/mine")
     with BagReader(tmp_path / "out.mcap") as bag:
-        assert set(pick_bags.TOPICS.values()) | {"/tf_static", "/mine/markers"} <= set(bag.topics)
+        assert set(pick_bags.TOPICS.values()) | {"/tf_static", "/mine/annotations"} <= set(
+            bag.topics
+        )
         topic = pick_bags.TOPICS["image"]
         images = [message.data for message in bag.messages({topic: bag.topics[topic]})]
     with BagReader(files / "in.mcap") as bag:

@@ -23,7 +23,7 @@ PLACE = tool_pose((0.1, -0.2, 0.3), (0, 0, -1))
 ALL = {
     "detections": messages.detections(STAMP, "camera", POINTS),
     "no detections": messages.detections(STAMP, "camera", []),
-    "markers": messages.markers(STAMP, "camera", POINTS),
+    "annotations": messages.annotations(STAMP, POINTS),
     "poses": messages.poses(STAMP, "base", [PLACE, PLACE]),
     "point": messages.point(STAMP, "base", (1.5, -2.5, 3.5)),
     "diagnostics": messages.diagnostics(
@@ -77,9 +77,9 @@ def test_detections_are_boxes_of_no_size_in_pixels_of_ros():
     assert messages.stamp_of(message) == messages.stamp_of(second) == STAMP
     assert second.header.frame_id == "camera"
     # Foxglove draws from the corner of the first pixel.
-    markers = ALL["markers"]
-    assert [(p.x, p.y) for p in markers.points] == [(10.5, 20.5), (0.5, 479.25)]
-    assert len(markers.outline_colors) == 2
+    (drawn,) = ALL["annotations"].points
+    assert [(p.x, p.y) for p in drawn.points] == [(10.5, 20.5), (0.5, 479.25)]
+    assert drawn.fields["type"] == 1 and len(drawn.outline_colors) == 2
 
 
 def test_a_stamp_before_the_epoch_and_a_frame_of_many_characters():
@@ -128,7 +128,7 @@ def test_other_releases_of_ros_have_the_same_messages(store):
         "sensor_msgs/msg/CompressedImage",
         "sensor_msgs/msg/CameraInfo",
         "tf2_msgs/msg/TFMessage",
-    } | {m.type for m in ALL.values() if not m.type.startswith("vision_msgs")}
+    } | {m.type for m in ALL.values() if not m.type.startswith(("vision_msgs", "foxglove_msgs"))}
     for name in types:
         text, _ = other.generate_msgdef(name, ros_version=2)
         check_definition(name, definition(text), name)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import time
 import types
 import xml.etree.ElementTree as ElementTree
@@ -86,12 +87,14 @@ def run_frames(ros, count, first=0):
 def test_topics_services_and_their_qualities(ros, start):
     start(arms=["left", "right"])
     node = ros.node
-    assert {name: publisher.kind.type for name, publisher in node.publishers.items()} == {
+    assert {name: publisher.kind.ros_type for name, publisher in node.publishers.items()} == {
         **{f"~/{name}": kind for name, kind in OUTPUTS.items()},
         "/diagnostics": "diagnostic_msgs/msg/DiagnosticArray",
     }
     assert all(publisher.qos.reliability == "reliable" for publisher in node.publishers.values())
-    kinds = {topic: subscription.kind.type for topic, subscription in node.subscriptions.items()}
+    kinds = {
+        topic: subscription.kind.ros_type for topic, subscription in node.subscriptions.items()
+    }
     assert kinds == {
         "image": "sensor_msgs/msg/Image",
         "depth": "sensor_msgs/msg/Image",
@@ -111,7 +114,7 @@ def test_topics_services_and_their_qualities(ros, start):
 def test_compressed_topics(ros, start):
     start(image_compressed=True, depth_compressed=True)
     for topic in ("image", "depth"):
-        kind = ros.node.subscriptions[topic].kind.type
+        kind = ros.node.subscriptions[topic].kind.ros_type
         assert kind == "sensor_msgs/msg/CompressedImage" and kind in INPUTS[topic]
 
 
@@ -129,7 +132,7 @@ def test_picks_from_messages(ros, start):
     assert len(detections) == 3 and detections[0].bbox.size_x == 0.0
     pixels = {(d.bbox.center.position.x, d.bbox.center.position.y) for d in detections}
     assert pixels == {(x - 0.5, y - 0.5) for x, y in spot_model.centres(pick_bags.CELLS)}
-    assert len(sent(ros, "markers", 4)[-1].points) == 3
+    assert len(sent(ros, "annotations", 4)[-1].points[0].points) == 3
     point = sent(ros, "point", 1)[-1].point
     assert np.linalg.norm(wanted - [point.x, point.y, point.z], axis=1).min() < 0.002
 
@@ -209,6 +212,17 @@ def test_only_the_newest_frame_counts(ros, start):
     assert record["dropped"] == 4
 
 
+def test_outputs_of_packages_that_are_not_installed(ros, start, monkeypatch):
+    monkeypatch.setitem(sys.modules, "foxglove_msgs", None)
+    monkeypatch.setitem(sys.modules, "foxglove_msgs.msg", None)
+    start()
+    (warning,) = ros.node.log
+    assert "foxglove_msgs/msg/ImageAnnotations is not installed" in warning[1]
+    send_tf(ros)
+    run_frames(ros, 1)
+    assert "~/annotations" not in ros.node.publishers and sent(ros, "detections", 1)
+
+
 def test_a_failure_ends_the_node(ros, start):
     class Broken:
         class_names = ("spot",)
@@ -278,10 +292,10 @@ def test_the_foxglove_layout_shows_what_is_there():
     written = {f"/picking/{name}" for name in OUTPUTS} | {DIAGNOSTICS[0]}
     read = {pick_bags.TOPICS["image"], pick_bags.TOPICS["info"]}
     named = set(re.findall(r'"(/[a-z_/]+)', text))
-    assert named <= written | read and "/picking/markers" in named
+    assert named <= written | read and "/picking/annotations" in named
     mode = layout["configById"]["Image!points"]["imageMode"]
     assert mode["imageTopic"] == pick_bags.TOPICS["image"]
-    assert mode["annotations"] == {"/picking/markers": {"visible": True}}
+    assert mode["annotations"] == {"/picking/annotations": {"visible": True}}
 
 
 def test_the_launch_file_has_the_topics_of_the_script():

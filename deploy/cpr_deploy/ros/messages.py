@@ -5,7 +5,7 @@ A `Message` names its type and its fields; `build` makes the real thing of it, w
 that read messages take either, as their fields have the same names.
 
 Pixels of `vision_msgs` are ROS's (whole numbers at pixel centres, ours - 0.5), those of
-`ImageMarker` are ours: Foxglove draws annotations from the corner of the first pixel.
+`foxglove_msgs` are ours: from the corner of the first pixel.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from cpr_deploy.transforms import Transform
 NANOSECONDS = 1_000_000_000
 # Of diagnostic_msgs/DiagnosticStatus.
 OK, WARN, ERROR, STALE = range(4)
-# Of visualization_msgs/ImageMarker: the type of a set of points, and "add".
-_POINTS, _ADD = 4, 0
-_MARKER_PX = 8.0
+# Of foxglove_msgs/PointsAnnotation: the type of single points, and how large they are drawn.
+_POINTS = 1
+_POINT_PX = 8.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +75,7 @@ def stamp_of(message: Any) -> int:
 
 def header(stamp: int, frame_id: str) -> Message:
     """stamp: ns since 1970."""
-    seconds, rest = divmod(int(stamp), NANOSECONDS)
-    time = Message("builtin_interfaces/msg/Time", {"sec": seconds, "nanosec": rest})
-    return Message("std_msgs/msg/Header", {"stamp": time, "frame_id": frame_id})
+    return Message("std_msgs/msg/Header", {"stamp": _time(stamp), "frame_id": frame_id})
 
 
 def detections(stamp: int, frame_id: str, points: Sequence[Mapping[str, Any]]) -> Message:
@@ -120,29 +118,28 @@ def _detection(top: Message, point: Mapping[str, Any]) -> Message:
     )
 
 
-def markers(stamp: int, frame_id: str, points: Sequence[Mapping[str, Any]]) -> Message:
-    """The same points for Foxglove's Image panel, px; none of them takes the old ones away."""
+def annotations(stamp: int, points: Sequence[Mapping[str, Any]]) -> Message:
+    """The same points for Foxglove's Image panel, px; an empty set takes the old ones away."""
     from cpr_deploy.overlay import class_colour
 
-    colours = [[c / 255 for c in class_colour(int(point["label"]))] for point in points]
-    return Message(
-        "visualization_msgs/msg/ImageMarker",
+    colours = [class_colour(int(point["label"])) for point in points]
+    drawn = Message(
+        "foxglove_msgs/msg/PointsAnnotation",
         {
-            "header": header(stamp, frame_id),
-            "ns": "points",
-            "id": 0,
+            "timestamp": _time(stamp),
             "type": _POINTS,
-            "action": _ADD,
-            "position": _point((0, 0, 0)),
-            "scale": _MARKER_PX,
-            "outline_color": _colour((0, 0, 1)),
-            "filled": 1,
-            "fill_color": _colour((0, 0, 1)),
-            "lifetime": Message("builtin_interfaces/msg/Duration", {"sec": 0, "nanosec": 0}),
-            "points": [_point((point["x"], point["y"], 0)) for point in points],
+            "points": [
+                Message("foxglove_msgs/msg/Point2", {"x": float(p["x"]), "y": float(p["y"])})
+                for p in points
+            ],
+            "outline_color": _colour((0, 0, 0)),
             "outline_colors": [_colour(colour) for colour in colours],
+            "fill_color": _colour((0, 0, 0)),
+            "thickness": _POINT_PX,
         },
     )
+    fields = {"circles": [], "points": [drawn], "texts": []}
+    return Message("foxglove_msgs/msg/ImageAnnotations", fields)
 
 
 def poses(stamp: int, frame_id: str, places: Sequence[Transform]) -> Message:
@@ -210,7 +207,11 @@ def _pose(xyz: Sequence[float], xyzw: Sequence[float]) -> Message:
     )
 
 
-def _colour(bgr: Sequence[float]) -> Message:
-    # As 32 bits hold them.
-    b, g, r = np.asarray(bgr, np.float32).tolist()
-    return Message("std_msgs/msg/ColorRGBA", {"r": r, "g": g, "b": b, "a": 1.0})
+def _time(stamp: int) -> Message:
+    seconds, rest = divmod(int(stamp), NANOSECONDS)
+    return Message("builtin_interfaces/msg/Time", {"sec": seconds, "nanosec": rest})
+
+
+def _colour(bgr: Sequence[int]) -> Message:
+    b, g, r = (value / 255 for value in bgr)
+    return Message("foxglove_msgs/msg/Color", {"r": r, "g": g, "b": b, "a": 1.0})

@@ -43,7 +43,7 @@ INPUTS = {
 # What goes out, each under the name of the node.
 OUTPUTS = {
     "detections": "vision_msgs/msg/Detection2DArray",
-    "markers": "visualization_msgs/msg/ImageMarker",
+    "annotations": "foxglove_msgs/msg/ImageAnnotations",
     "poses": "geometry_msgs/msg/PoseArray",
     "point": "geometry_msgs/msg/PointStamped",
     "result": "std_msgs/msg/String",
@@ -131,7 +131,7 @@ class PickFrame:
         places = [tool_pose(target.position, target.approach) for target in targets]
         found = {
             "detections": messages.detections(self.stamp, self.camera_frame, self.points),
-            "markers": messages.markers(self.stamp, self.camera_frame, self.points),
+            "annotations": messages.annotations(self.stamp, self.points),
             "poses": messages.poses(self.stamp, self.base_frame, places),
             "result": messages.string(json.dumps(self.record(), allow_nan=False)),
         }

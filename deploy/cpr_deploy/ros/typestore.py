@@ -1,7 +1,8 @@
 """Definitions of messages and their bytes (CDR), by `rosbags`.
 
 The standard packages are those of ROS 2 Humble; the ones used here are the same in Jazzy and later,
-but for what `check_definition` finds. vision_msgs 4 is public and not among them.
+but for what `check_definition` finds. vision_msgs 4 and foxglove_msgs 3 are public and not among
+them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,22 @@ _VISION_MSGS = {
     "vision_msgs/BoundingBox2D bbox\nstring id",
     "Detection2DArray": "std_msgs/Header header\nvision_msgs/Detection2D[] detections",
 }
+# foxglove_msgs 3: https://docs.foxglove.dev/docs/sdk/schemas (later ones may have more fields)
+_FOXGLOVE_MSGS = {
+    "Color": "float64 r\nfloat64 g\nfloat64 b\nfloat64 a",
+    "Point2": "float64 x\nfloat64 y",
+    "CircleAnnotation": "builtin_interfaces/Time timestamp\nfoxglove_msgs/Point2 position\n"
+    "float64 diameter\nfloat64 thickness\nfoxglove_msgs/Color fill_color\n"
+    "foxglove_msgs/Color outline_color",
+    "PointsAnnotation": "builtin_interfaces/Time timestamp\nuint8 type\n"
+    "foxglove_msgs/Point2[] points\nfoxglove_msgs/Color outline_color\n"
+    "foxglove_msgs/Color[] outline_colors\nfoxglove_msgs/Color fill_color\nfloat64 thickness",
+    "TextAnnotation": "builtin_interfaces/Time timestamp\nfoxglove_msgs/Point2 position\n"
+    "string text\nfloat64 font_size\nfoxglove_msgs/Color text_color\n"
+    "foxglove_msgs/Color background_color",
+    "ImageAnnotations": "foxglove_msgs/CircleAnnotation[] circles\n"
+    "foxglove_msgs/PointsAnnotation[] points\nfoxglove_msgs/TextAnnotation[] texts",
+}
 
 
 def need_rosbags() -> Any:
@@ -45,8 +62,9 @@ def typestore() -> Any:
 
     store = get_typestore(Stores.ROS2_HUMBLE)
     types: dict[str, Any] = {}
-    for name, text in _VISION_MSGS.items():
-        types |= get_types_from_msg(text, f"vision_msgs/msg/{name}")
+    for package, texts in (("vision_msgs", _VISION_MSGS), ("foxglove_msgs", _FOXGLOVE_MSGS)):
+        for name, text in texts.items():
+            types |= get_types_from_msg(text, f"{package}/msg/{name}")
     store.register(types)
     return store
 

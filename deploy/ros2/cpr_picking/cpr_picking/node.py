@@ -107,10 +107,14 @@ class Picking:
         self.failed = ""
         self._level = messages.STALE
         self._stopping = threading.Event()
-        self._outputs = {
-            name: node.create_publisher(messages.ros_class(kind), f"~/{name}", reliable_qos())
-            for name, kind in OUTPUTS.items()
-        }
+        self._outputs = {}
+        for name, kind in OUTPUTS.items():
+            try:
+                made = messages.ros_class(kind)
+            except ModuleNotFoundError:
+                node.get_logger().warning(f"{kind} is not installed, ~/{name} is left out")
+            else:
+                self._outputs[name] = node.create_publisher(made, f"~/{name}", reliable_qos())
         topic, kind = DIAGNOSTICS
         kind = messages.ros_class(kind)
         self._diagnostics = node.create_publisher(kind, topic, reliable_qos())
@@ -166,7 +170,8 @@ class Picking:
 
     def _publish(self, frame: PickFrame) -> None:
         for name, message in frame.messages().items():
-            self._outputs[name].publish(messages.build(message, messages.ros_class))
+            if name in self._outputs:
+                self._outputs[name].publish(messages.build(message, messages.ros_class))
 
     def _tell(self) -> None:
         array = self.pipeline.diagnostics(self._now(), self.node.get_name())
