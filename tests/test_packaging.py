@@ -111,9 +111,9 @@ def test_locked_versions_lie_in_the_ranges_of_the_extras():
 
 
 def test_extras():
-    assert set(EXTRAS) == {"runtime", "gpu", "train", "export", "dev"}
+    assert set(EXTRAS) == {"runtime", "gpu", "pick", "geo", "track", "train", "export", "dev"}
     names = {extra: {name_of(r) for r in requirements} for extra, requirements in EXTRAS.items()}
-    for runtime in ("runtime", "gpu"):
+    for runtime in ("runtime", "gpu", "pick", "geo", "track"):
         assert not names[runtime] & {"torch", "torchvision", "detectron2"}
     assert "onnxruntime" not in names["gpu"] and "onnxruntime-gpu" in names["gpu"]
     assert "onnxruntime-gpu" not in names["runtime"] | names["export"] | names["dev"]
@@ -154,7 +154,9 @@ def test_a_bare_install_has_what_the_core_imports():
     assert imported_by([*core, *tools, files]) - {"av"} == base
     for extra, runtime in (("runtime", "onnxruntime"), ("gpu", "onnxruntime-gpu")):
         distributions = base | {name_of(requirement) for requirement in EXTRAS[extra]}
-        needed = imported_by(PACKAGES["cpr_deploy"].glob("*.py")) - {"onnxruntime"} | {runtime}
+        # `camera` reads JSON, and YAML where PyYAML (extra `pick`) is installed.
+        optional = {"onnxruntime", "yaml"}
+        needed = imported_by(PACKAGES["cpr_deploy"].glob("*.py")) - optional | {runtime}
         assert needed <= distributions
 
 

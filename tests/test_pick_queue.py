@@ -88,8 +88,9 @@ def test_a_rejected_place_is_left_alone_for_a_while():
 def test_time_out_frees_the_target_and_tells_the_late_arm():
     pending = queue(0.0, hold_seconds=10.0)
     held = pending.take(100.0, "left")
-    pending.update(frame(110.2, 0.0))
+    pending.update(frame(109.9, 0.0))
     assert x_of(pending.take(109.9, "right")) == "all_taken"
+    pending.update(frame(110.2, 0.0))
     # Only a frame that is newer than the time-out shows whether the object is there.
     assert x_of(pending.take(110.3, "right")) == "all_taken"
     pending.update(frame(110.4, 0.0))
@@ -103,6 +104,7 @@ def test_dead_man():
     assert x_of(pending.take(100.0, "left")) == "stale"
     pending.update(frame(100.0, 0.0))
     assert x_of(pending.take(100.6, "left")) == "stale"
+    assert x_of(pending.take(99.8, "left")) == "stale"  # the clock was set back
     pending.update(frame(100.7, 0.0, live=False))
     assert x_of(pending.take(100.7, "left")) == "frozen"
     assert pending.status(100.7)["targets"] == 0

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from cpr_deploy.picking.results import PickResult, PickTarget, Refusal, RefusalCode
-from cpr_deploy.picking.settings import check_number
+from cpr_deploy.picking.settings import MAX_AHEAD, check_number
 
 # How many ends of targets are kept to answer late arms.
 _REMEMBERED = 1000
@@ -149,6 +149,9 @@ class PickQueue:
         age = now - result.stamp
         if age > self.settings.max_age:
             return Refusal(RefusalCode.STALE, f"the newest frame is {age:.2f} s old", result.stamp)
+        if age < -MAX_AHEAD:  # the clock was set back: nobody knows how old it is
+            reason = f"the newest frame is {-age:.2f} s ahead of the clock"
+            return Refusal(RefusalCode.STALE, reason, result.stamp)
         return None
 
     def _is_free(self, target: PickTarget, now: float) -> bool:

@@ -19,15 +19,13 @@ from cpr_deploy.camera import CameraModel
 from cpr_deploy.files import InputError
 from cpr_deploy.picking.interior import interior_points
 from cpr_deploy.picking.results import PickResult, PickTarget, Refusal, RefusalCode
-from cpr_deploy.picking.settings import PickSettings
+from cpr_deploy.picking.settings import MAX_AHEAD, PickSettings
 from cpr_deploy.picking.surface import Surfaces, find_surfaces
 from cpr_deploy.transforms import Transform
 
 __all__ = ["PickResult", "PickSettings", "PickTarget", "PointPicker", "Refusal", "RefusalCode"]
 
 UNITS = {"mm": 1e-3, "m": 1.0}
-# Clocks of two machines differ by some ms; a frame from further ahead shows that one is wrong.
-MAX_AHEAD = 0.1
 # Every so many rows of a depth image tell whether it changed: its noise does.
 _ROW_STEP = 8
 

@@ -15,6 +15,8 @@ AIMS = ("point", "interior")
 ORDERS = ("score", "distance", "clearance")
 # Patches of more px a side would cost more than a frame has time for.
 MAX_RADIUS = 64
+# Clocks of two machines differ by some ms; a frame from further ahead (s) shows that one is wrong.
+MAX_AHEAD = 0.1
 
 Order = str | Callable[[PickTarget], float]
 
