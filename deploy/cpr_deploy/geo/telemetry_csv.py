@@ -1,0 +1,141 @@
+"""Telemetry from a table: CSV with a header, columns named by the user where they differ.
+
+Fields are those of `telemetry.FIELDS`, and `time_utc` or `time_video`; a column of a field's name
+is that field. Angles are degrees, lengths metres.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from cpr_deploy.files import InputError
+
+from .telemetry import FIELDS, Telemetry, from_rows
+
+TIMES = ("time_utc", "time_video")
+UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
+MAX_FILE_BYTES = 1 << 30
+
+
+def parse_utc(text: str) -> float:
+    """Seconds since 1970 of an ISO 8601 time with its zone (`Z` or `+02:00`); ValueError if not."""
+    moment = datetime.datetime.fromisoformat(text.strip())
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} has no zone; write 'Z' for UTC")
+    return moment.timestamp()
+
+
+class CsvTelemetry:
+    """Reads a table, and later what was appended to it since.
+
+    columns: field -> name of the column, where that differs. unit: of a time in numbers. Times in
+    text are ISO 8601 with a zone.
+
+    Raises:
+        InputError: no such file, no time or position column, a named column that is not there.
+    """
+
+    def __init__(self, path: Path, columns: Mapping[str, str] | None = None, unit: str = "s"):
+        self._path, self._unit = path, UNITS[unit]
+        self._rows: list[dict[str, float]] = []
+        self._offset = self._line = 0
+        columns = dict(columns or {})
+        unknown = sorted(set(columns) - {*FIELDS, *TIMES})
+        if unknown:
+            raise InputError(
+                f"--columns {unknown[0]}=...: no such field. Fields are"
+                f" {', '.join((*TIMES, *FIELDS))}."
+            )
+        header = self._new_lines()
+        if not header:
+            raise InputError(f"{path}: is empty. A header and rows are needed.")
+        self._delimiter = max(",;\t", key=header[0].count)
+        names = [name.strip() for name in self._split(header[0])]
+        self._places = {}
+        for field in (*TIMES, *FIELDS):
+            name = columns.get(field, field)
+            if name in names:
+                self._places[field] = names.index(name)
+            elif field in columns:
+                raise InputError(
+                    f"{path}: has no column {name!r} (for {field}). It has {', '.join(names)}."
+                )
+        times = [field for field in TIMES if field in self._places]
+        if len(times) != 1 or not {"latitude", "longitude"} <= self._places.keys():
+            raise InputError(
+                f"{path}: a time (time_utc or time_video), latitude and longitude are needed; the"
+                f" columns are {', '.join(names)}. Say which is which, as in --columns"
+                " time_utc=timestamp latitude=Lat longitude=Lng."
+            )
+        self._time = times[0]
+        self._take(header[1:])
+
+    @property
+    def clock(self) -> str:
+        return self._time.removeprefix("time_")
+
+    def update(self) -> bool:
+        """Reads what was appended; whether there was anything."""
+        lines = self._new_lines()
+        self._take(lines)
+        return bool(lines)
+
+    def telemetry(self) -> Telemetry:
+        return from_rows(str(self._path), self.clock, self._rows, gimbal_absolute=True)
+
+    def _new_lines(self) -> list[str]:
+        """Whole lines only: the last one of a file that grows may be half written."""
+        if self._path.stat().st_size - self._offset > MAX_FILE_BYTES:
+            raise InputError(f"{self._path}: is too large. Cut it to the flight.")
+        with open(self._path, "rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        end = data.rfind(b"\n") + 1
+        if not self._offset and not end:
+            end = len(data)
+        self._offset += end
+        try:
+            return data[:end].decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self._path}: is not UTF-8 text ({error}). Save it so.") from None
+
+    def _split(self, line: str) -> list[str]:
+        return next(csv.reader(io.StringIO(line), delimiter=self._delimiter), [])
+
+    def _take(self, lines: list[str]) -> None:
+        for line in lines:
+            self._line += 1
+            cells = self._split(line)
+            if not any(cell.strip() for cell in cells):
+                continue
+            row = {}
+            for field, place in self._places.items():
+                cell = cells[place].strip() if place < len(cells) else ""
+                if cell:
+                    row[field] = self._number(field, cell)
+            time = row.pop(self._time, math.nan)
+            if not math.isfinite(time):
+                raise self._error(self._time, "", "every row needs a time")
+            self._rows.append({"time": time, **row})
+
+    def _number(self, field: str, cell: str) -> float:
+        try:
+            value = float(cell)
+        except ValueError:
+            if field != "time_utc":
+                raise self._error(field, cell, "a number is needed") from None
+            try:
+                return parse_utc(cell)
+            except ValueError as error:
+                raise self._error(field, cell, str(error)) from None
+        if math.isinf(value):
+            raise self._error(field, cell, "a finite number is needed")
+        return value * self._unit if field in TIMES else value
+
+    def _error(self, field: str, cell: str, rule: str) -> InputError:
+        return InputError(f"{self._path}: line {self._line + 1}: {field} {cell!r}: {rule}.")
