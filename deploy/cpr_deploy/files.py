@@ -336,6 +336,8 @@ EXTRAS = {
     "matplotlib": "train",
     "onnx": "export",
     "onnxruntime": "runtime",
+    "pyproj": "geo",
+    "rasterio": "geo",
     "torch": "train",
 }
 

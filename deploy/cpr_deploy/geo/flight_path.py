@@ -244,6 +244,7 @@ class FlightPath:
             share = np.where(width > 0, (times - known[left]) / width, 0.0)
         # A last frame is shown for as long as the others: one usual interval beyond the end.
         usual = float(np.median(np.diff(self._all))) if len(self._all) > 1 else 0.0
+        usual = min(usual, self._settings.max_gap) + 1e-6
         beyond = np.maximum(self._all[0] - times, times - self._all[-1])
         inside = (share >= 0) & (share <= 1)
         nearest = np.minimum(np.abs(times - known[left]), np.abs(times - known[right]))
@@ -251,14 +252,14 @@ class FlightPath:
         for i, time in enumerate(times):
             if not np.isfinite(time):
                 trouble.append(GeoRefusal.NO_TIME)
-            elif beyond[i] > min(usual, self._settings.max_gap) + 1e-6:
+            elif beyond[i] > usual:
                 trouble.append(GeoRefusal.OUTSIDE_TELEMETRY)
             elif any(first <= time <= last for first, last in self._jumps):
                 trouble.append(GeoRefusal.TIME_JUMP)
             elif not (
                 inside[i]
                 and width[i] <= self._settings.max_gap
-                or nearest[i] <= (1e-9 if inside[i] else usual + 1e-6)
+                or nearest[i] <= (1e-9 if inside[i] else usual)
             ):
                 trouble.append(absent if self._has_samples(time) else GeoRefusal.GAP)
             else:
@@ -270,7 +271,8 @@ class FlightPath:
         right = int(np.searchsorted(self._all, time))
         left = max(right - 1, 0)
         right = min(right, len(self._all) - 1)
-        return self._all[right] - self._all[left] <= self._settings.max_gap
+        width = self._all[right] - self._all[left]
+        return self._all[right] == time or width <= self._settings.max_gap
 
 
 def _angles(columns: Mapping[str, np.ndarray], fields: Sequence[str]) -> np.ndarray:

@@ -85,8 +85,9 @@ class CsvTelemetry:
         self._take(lines)
         return bool(lines)
 
-    def telemetry(self) -> Telemetry:
-        return from_rows(str(self._path), self.clock, self._rows, gimbal_absolute=True)
+    def telemetry(self, last: int = 0) -> Telemetry:
+        """Of all rows, or of the `last` ones."""
+        return from_rows(str(self._path), self.clock, self._rows[-last:], gimbal_absolute=True)
 
     def _new_lines(self) -> list[str]:
         """Whole lines only: the last one of a file that grows may be half written."""
