@@ -241,20 +241,22 @@ def _poses(args: argparse.Namespace, reference: str):
     return FlightPoses(make_path(telemetry), args.offset, start), heights
 
 
-def _records(args: argparse.Namespace, stack: contextlib.ExitStack, poses):
+def _all_records(args: argparse.Namespace):
     from cpr_deploy.geo.records import prediction_records, read_records
 
     if args.predictions is not None:
-        records = prediction_records(args.predictions, args.annotations, args.images)
+        yield from prediction_records(args.predictions, args.annotations, args.images)
     elif args.points == "-":
-        records = read_records(sys.stdin, "standard input")
+        yield from read_records(sys.stdin, "standard input")
+    elif not Path(args.points).is_file():
+        raise InputError(f"{args.points}: no such file. Check the path.")
     else:
-        if not Path(args.points).is_file():
-            raise InputError(f"{args.points}: no such file. Check the path.")
-        records = read_records(
-            stack.enter_context(open(args.points, encoding="utf-8")), args.points
-        )
-    for record in records:
+        with open(args.points, encoding="utf-8") as lines:
+            yield from read_records(lines, args.points)
+
+
+def _records(args: argparse.Namespace, poses):
+    for record in _all_records(args):
         if args.images is not None and record.get("type") == "frame":
             record["size"] = poses.size(record.get("file"))
         if "points" in record:
@@ -298,7 +300,7 @@ def main(argv: list[str] | None = None) -> int:
         renewed, changed = time.monotonic(), False
         try:
             with _sigterm():
-                for record in _records(args, stack, poses):
+                for record in _records(args, poses):
                     for found, find in work.add(record):
                         changed = True
                         for writer in writers:

@@ -6,6 +6,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const COLOURS = ["#d1495b", "#2a6fdb", "#2e8b57", "#b5651d", "#7b4fb5", "#00838f", "#c2388b", "#6d7a1e"];
 const MAX_NAMES = 400;
+const MAX_OUTLINES = 40;
 const byId = (id) => document.getElementById(id);
 const canvas = byId("map");
 const ink = canvas.getContext("2d");
@@ -156,10 +157,10 @@ function paintSeen() {
   ink.globalAlpha = 0.28;
   ink.fillStyle = palette.seen;
   ink.fill("nonzero");
-  ink.globalAlpha = rings.length > 40 ? 0.25 : 0.55;
+  ink.globalAlpha = 0.55;
   ink.strokeStyle = palette["seen-line"];
   ink.lineWidth = 1;
-  ink.stroke();
+  if (rings.length <= MAX_OUTLINES) ink.stroke(); // of many only the area tells
   ink.globalAlpha = 1;
 }
 
@@ -244,17 +245,18 @@ function paintFlight() {
   for (const line of lines) paintArrows(line.map(toScreen));
   if (!lines.length) return;
   const last = lines[lines.length - 1];
-  for (const [point, text] of [[lines[0][0], "start"], [last[last.length - 1], "end"]]) {
-    const [x, y] = toScreen(point);
+  const ends = [toScreen(lines[0][0]), toScreen(last[last.length - 1])];
+  const together = Math.hypot(ends[0][0] - ends[1][0], ends[0][1] - ends[1][1]) < 45;
+  ends.forEach(([x, y], i) => {
     ink.beginPath();
     ink.rect(x - 5, y - 5, 10, 10);
-    ink.fillStyle = text === "start" ? palette.halo : palette.flight;
+    ink.fillStyle = i ? palette.flight : palette.halo;
     ink.strokeStyle = palette.flight;
     ink.lineWidth = 2.5;
     ink.fill();
     ink.stroke();
-    words(text, x + 10, y + 4, palette.flight, "600 12px");
-  }
+    if (i || !together) words(together ? "start, end" : ["start", "end"][i], x + 10, y + 17, palette.flight, "600 12px");
+  });
 }
 
 function paintArrows(points) {
