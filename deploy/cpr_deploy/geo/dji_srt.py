@@ -96,7 +96,7 @@ def read_srt(path: Path) -> Telemetry:
     text = path.read_text(encoding="utf-8-sig", errors="replace")
     starts = list(_CUE.finditer(text))
     cues = []
-    for start, following in zip(starts, [*starts[1:], None], strict=True):
+    for start, following in zip(starts, [*starts, None][1:], strict=True):
         end = following.start() if following else len(text)
         body = text[text.find("\n", start.end()) + 1 : end]
         if following:

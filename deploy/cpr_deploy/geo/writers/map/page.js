@@ -224,7 +224,7 @@ function paintLabels(labels) {
       const [from, to] = [a[axis] - place, b[axis] - place];
       if (from * to > 0 || from === to) continue;
       const other = a[1 - axis] + (b[1 - axis] - a[1 - axis]) * from / (from - to);
-      if (edge === "left" ? other < 70 || other > height - 40 : other < 60 || other > width - 60) break;
+      if (edge === "left" ? other < 70 || other > height - 90 : other < 60 || other > width - 60) break;
       ink.textAlign = edge === "left" ? "left" : "center";
       const [x, y] = edge === "left" ? [6, other - 5] : [other, height - 8];
       ink.strokeText(text, x, y);
@@ -538,7 +538,7 @@ byId("summary").textContent = `${number(data.finds.length)} finds from ${number(
 const refused = data.refusals.reduce((sum, { count }) => sum + count, 0);
 if (refused) {
   byId("refused").hidden = false;
-  byId("refused").querySelector("summary").textContent = `${number(refused)} points without a position`;
+  byId("refused").querySelector("summary").textContent = `${number(refused)} ${refused === 1 ? "point" : "points"} without a position`;
   byId("refused").querySelector("ul").append(...data.refusals.map(({ code, reason, count }) => element("li", `${number(count)}: ${reason} (${code})`)));
 }
 makeChips();
