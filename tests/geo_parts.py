@@ -19,6 +19,9 @@ TO_ECEF = Transformer.from_crs("EPSG:4979", "EPSG:4978", always_xy=True)
 _NED_FROM_OPTICAL = np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])
 
 
+KLV_KEY = bytes.fromhex("060e2b34020b01010e01030101000000")
+
+
 def pose(latitude, longitude, altitude, yaw=0.0, pitch=-90.0, roll=0.0):
     turn = Rotation.from_euler("ZYX", [yaw, pitch, roll], degrees=True).as_matrix()
     return Pose(latitude, longitude, altitude, turn @ _NED_FROM_OPTICAL)
@@ -42,7 +45,8 @@ def pixel_of(camera, place, target):
     start = ecef(place.latitude, place.longitude, place.altitude)
     ned = ned_axes(place.latitude, place.longitude) @ (ecef(*target) - start)
     xyz = place.ned_from_camera.T @ ned
-    if xyz[2] <= 0:
+    # Beyond, the distortion's formula leads back into the picture.
+    if np.hypot(xyz[0], xyz[1]) > 0.9 * xyz[2]:
         return None
     at, _ = cv2.projectPoints(xyz[None], np.zeros(3), np.zeros(3), camera.k, np.array(camera.d))
     return at.ravel() + 0.5
@@ -100,12 +104,12 @@ def frame_record(points, pts=1.0, frame=0, **fields):
     }
 
 
-def klv_packet(tags, key=bytes.fromhex("060e2b34020b01010e01030101000000")):
+def klv_packet(tags):
     """A packet of ST 0601 with (tag, bytes) pairs and its checksum, which goes last."""
     body = b"".join(bytes([tag, len(value)]) + value for tag, value in tags) + b"\x01\x02"
     size = len(body) + 2
     length = bytes([size]) if size < 128 else bytes([0x82]) + struct.pack(">H", size)
-    packet = key + length + body
+    packet = KLV_KEY + length + body
     total = sum(byte << (8 * ((index + 1) % 2)) for index, byte in enumerate(packet))
     return packet + struct.pack(">H", total & 0xFFFF)
 

@@ -116,7 +116,7 @@ class FlightPath:
                 for field, value in self._settings.fixed.items()
             },
         }
-        kept, self._jumps = _monotonic(telemetry.time)
+        kept, self._jumps = _monotonic(telemetry.time, telemetry.name)
         self._all = telemetry.time[kept]
         columns = {field: values[kept] for field, values in columns.items()}
         if not telemetry.has(POSITION):
@@ -283,7 +283,7 @@ def _angles(columns: Mapping[str, np.ndarray], fields: Sequence[str]) -> np.ndar
     return angles
 
 
-def _monotonic(time: np.ndarray) -> tuple[np.ndarray, list[tuple[float, float]]]:
+def _monotonic(time: np.ndarray, name: str) -> tuple[np.ndarray, list[tuple[float, float]]]:
     """Which samples have a clear place in time, and the intervals that were passed twice.
 
     Of samples with one and the same time (a clock of whole seconds) the first is kept.
@@ -297,5 +297,5 @@ def _monotonic(time: np.ndarray) -> tuple[np.ndarray, list[tuple[float, float]]]
     order = np.argsort(time, kind="stable")
     order = order[kept[order]]
     if not len(order):
-        raise InputError("the telemetry's clock only runs backwards. Check its time column.")
+        raise InputError(f"{name}: its clock only runs backwards. Check the time column.")
     return order[np.diff(time[order], prepend=-np.inf) > 0], jumps

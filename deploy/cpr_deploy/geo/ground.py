@@ -37,7 +37,7 @@ class Hits:
 class LevelGround:
     """A surface of constant altitude, m above `reference` (see `flight_path.REFERENCES`).
 
-    It is the ellipsoid with both axes longer by that altitude, which is within 6 mm of it for each
+    It is the ellipsoid with both axes longer by that altitude, which is within 2 mm of it for each
     1,000 m.
     """
 
@@ -111,11 +111,11 @@ class ElevationModel:
             raise InputError(f"{path}: has no valid cell.")
         self._values = values
         self._low, self._high = float(np.nanmin(values)), float(np.nanmax(values))
-        self._inverse = ~transform
+        self._inverse = (~transform)[:6]
         self._geographic = crs.is_geographic
         self._transform = _to_crs(crs)
         rows, columns = values.shape
-        self._middle = transform * (columns / 2, rows / 2)
+        self._middle = _affine(transform[:6], columns / 2, rows / 2)
         cell = abs(transform.determinant) ** 0.5
         if self._geographic:
             cell *= np.radians(1) * earth.SEMI_MAJOR * np.cos(np.radians(self._middle[1]))
@@ -127,7 +127,7 @@ class ElevationModel:
             x, y = self._middle[0] + earth.wrap_longitude(longitude - self._middle[0]), latitude
         else:
             x, y = (np.asarray(part) for part in self._transform.transform(longitude, latitude))
-        column, row = self._inverse * (x, y)
+        column, row = _affine(self._inverse, x, y)
         column, row = column - 0.5, row - 0.5
         rows, columns = self._values.shape
         # Up to half a cell beyond the outer centres the outer values count.
@@ -232,6 +232,11 @@ class ElevationModel:
             slopes.append(np.nan_to_num((ends[1] - ends[0]) / self._cell))
         normal = axes[:, 2] - slopes[0][:, None] * axes[:, 0] - slopes[1][:, None] * axes[:, 1]
         return normal / np.linalg.norm(normal, axis=1, keepdims=True)
+
+
+def _affine(coefficients, x, y):
+    a, b, c, d, e, f = coefficients
+    return a * x + b * y + c, d * x + e * y + f
 
 
 def _to_crs(crs):
