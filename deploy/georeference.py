@@ -287,7 +287,6 @@ def main(argv: list[str] | None = None) -> int:
     work = survey.Survey(referencer, poses, FindBook(args.merge))
     run = cot.new_run()
     live = args.points == "-"
-    code = 0
     with contextlib.ExitStack() as stack:
         writers = [
             stack.enter_context(open_records(path, in_place=live))
@@ -298,48 +297,68 @@ def main(argv: list[str] | None = None) -> int:
         if args.cot:
             sink = stack.enter_context(contextlib.closing(cot.CotSink(args.cot, run)))
         renewed, changed = time.monotonic(), False
-        try:
-            with _sigterm():
-                for record in _records(args, poses):
-                    for found, find in work.add(record):
-                        changed = True
-                        for writer in writers:
-                            writer.write(found)
-                        if sink and find:
-                            sink.send(find)
-                    if live and changed and time.monotonic() - renewed > RENEW:
-                        _write(args, work, run)
-                        renewed, changed = time.monotonic(), False
-        except KeyboardInterrupt as stop:
-            code = 143 if stop.args else 130
+        with _Signals() as signals:
+            for record in signals.until_one_comes(_records(args, poses)):
+                for found, find in work.add(record):
+                    changed = True
+                    for writer in writers:
+                        writer.write(found)
+                    if sink and find:
+                        sink.send(find)
+                if live and changed and time.monotonic() - renewed > RENEW:
+                    _write(args, work, run)
+                    renewed, changed = time.monotonic(), False
         _write(args, work, run)
     _tell(args, work, sink)
     refused = sum(work.refusals.values())
-    return code or (1 if refused and not work.positions else 0)
+    if signals.number:
+        return 128 + signals.number
+    return 1 if refused and not work.positions else 0
 
 
-@contextlib.contextmanager
-def _sigterm():
-    """SIGTERM ends the work as Ctrl-C does; the exception then has an argument."""
+class _Signals:
+    """Ctrl-C and SIGTERM end the work between two records, and a wait for the next one at once."""
 
-    def stop(number, _):
-        raise KeyboardInterrupt(number)
+    def __init__(self):
+        self.number = 0
+        self._waiting = False
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def __enter__(self):
+        both = (signal.SIGINT, signal.SIGTERM)
+        self._before = {number: signal.signal(number, self._handle) for number in both}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number, _):
+        self.number = number
+        if self._waiting:
+            raise KeyboardInterrupt
+
+    def until_one_comes(self, records):
+        while not self.number:
+            try:
+                self._waiting = True
+                record = next(records, None)
+                self._waiting = False
+            except KeyboardInterrupt:
+                return
+            if record is None:
+                return
+            yield record
 
 
 def _write(args: argparse.Namespace, work, run: str) -> None:
+    from cpr_deploy.geo.finds import clean
     from cpr_deploy.geo.writers import cot, geojson, gpx, html_map, kml, table
     from cpr_deploy.geo.writers.report import Report, flight_lines
 
     line = work.poses.line()
+    source = args.points if args.points not in (None, "-") else "a flight"
     report = Report(
-        title=args.title
-        or f"Finds of {args.points if args.points not in (None, '-') else 'a flight'}",
+        title=clean(args.title or f"Finds of {source}"),
         finds=work.finds.finds,
         lines=flight_lines(line, args.max_gap) if args.images is None else [line],
         line_utc=args.images is not None or work.poses.path.clock == "utc",

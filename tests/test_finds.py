@@ -21,7 +21,8 @@ def record(north=0.0, east=0.0, semi_major=5.0, **fields):
         "type": "position", **HEAD, "x": 1.0, "y": 2.0, "score": 0.5, "label": 0,
         "class_name": "person", "latitude": lat, "longitude": lon, "altitude": 0.0,
         "altitude_reference": "msl", "altitude_msl": 0.0, "distance": 100.0,
-        "semi_major": semi_major, "semi_minor": 2.0, "azimuth": 10.0, "sigma_altitude": 1.0, **fields,
+        "semi_major": semi_major, "semi_minor": 2.0, "azimuth": 10.0, "sigma_altitude": 1.0,
+        **fields,
     }  # fmt: skip
 
 

@@ -24,7 +24,8 @@ def find(number=1, **fields):
         "altitude_msl": 3.0, "altitude_ellipsoid": 40.0, "semi_major": 12.0, "semi_minor": 5.0,
         "azimuth": 30.0, "sigma_altitude": 1.5, "distance": 100.0, "count": 3,
         "time": "2026-06-01T09:30:00.000Z", "last_time": "2026-06-01T09:30:01.000Z", "pts": 1.0,
-        "last_pts": 2.0, "source": "clip.mp4", "frame": 25, "x": 1.0, "y": 2.0, "label": 0, **fields,
+        "last_pts": 2.0, "source": "clip.mp4", "frame": 25, "x": 1.0, "y": 2.0, "label": 0,
+        **fields,
     }  # fmt: skip
 
 
@@ -235,7 +236,7 @@ def test_flight_lines():
     )
     line[5000:, 3] += 10
     parts = flight_lines(line, 2)
-    assert [len(part) for part in parts] == [1668, 1335]
+    assert [len(part) for part in parts] == [1668, 1334]
     assert [part[[0, -1], 3].tolist() for part in parts] == [[0, 4999], [5010, 9009]]
     assert flight_lines(line[:1], 2) == []
     assert "seen in 3 frames" in summary(find()) and "frame 25" in summary(find())

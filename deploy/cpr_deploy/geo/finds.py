@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,19 @@ from .codes import REASONS, GeoRefusal
 from .flight_path import Heights
 from .georeferencer import GeoPositions
 
+# What neither XML nor UTF-8 can hold: control characters, halves of characters.
+_FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _POINT = ("x", "y", "score", "label", "class_name", "track_id")
+
+
+def clean(text: str) -> str:
+    """Text that every output can hold."""
+    return _FORBIDDEN.sub("\ufffd", text)
+
+
+def _fields(point: Mapping[str, Any]) -> dict[str, Any]:
+    found = {key: point[key] for key in _POINT if key in point}
+    return {**found, "class_name": clean(point["class_name"])}
 
 
 def utc_text(seconds: float | None) -> str | None:
@@ -33,7 +46,7 @@ def refusal_record(
     return {
         "type": "refusal",
         **head,
-        **{key: point[key] for key in _POINT if key in point},
+        **_fields(point),
         "code": code.value,
         "reason": REASONS[code],
     }
@@ -59,7 +72,7 @@ def position_record(
     return {
         "type": "position",
         **head,
-        **{key: point[key] for key in _POINT if key in point},
+        **_fields(point),
         "latitude": round(float(positions.latitude[index]), 8),
         "longitude": round(float(positions.longitude[index]), 8),
         "altitude": round(altitude, 3),

@@ -11,12 +11,13 @@ import numpy as np
 from cpr_deploy.files import InputError
 
 from .codes import GeoRefusal
-from .finds import FindBook, position_record, refusal_record, utc_text
+from .finds import FindBook, clean, position_record, refusal_record, utc_text
 from .flight_path import Pose
 from .georeferencer import GeoReferencer
 
 # Footprints are kept for the map once a second of flight, and thinned to this many.
 MAX_FOOTPRINTS = 240
+_HEAD = ("stream", "source", "file", "frame", "pts")
 
 
 class PoseSource(Protocol):
@@ -55,8 +56,8 @@ class Survey:
         pose, time = self.poses.pose(record)
         if record.get("frozen"):
             pose = GeoRefusal.FROZEN
-        head = {key: record[key] for key in ("stream", "source", "file", "frame", "pts")
-                if key in record}  # fmt: skip
+        head = {key: record[key] for key in _HEAD if key in record}
+        head |= {key: clean(text) for key, text in head.items() if isinstance(text, str)}
         head["time"] = utc_text(time)
         points = record["points"]
         if isinstance(pose, GeoRefusal):

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from xml.etree import ElementTree
 
-# All but these may not be in XML 1.0, not even escaped.
-_FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
-
-def clean(text: str) -> str:
-    return _FORBIDDEN.sub("\ufffd", text)
+from ..finds import clean
 
 
 def add(parent: ElementTree.Element, tag: str, text: str = "", **attributes: str):
