@@ -28,7 +28,7 @@ function middle() {
   if (!places.length) return [0, 0];
   const sum = [0, 0, 0];
   for (const [lat, lon] of places) ecef(lat, lon).forEach((value, i) => { sum[i] += value; });
-  return [Math.atan2(sum[2], Math.hypot(sum[0], sum[1])) / RAD, Math.atan2(sum[1], sum[0]) / RAD];
+  return [Math.atan2(sum[2], (1 - E2) * Math.hypot(sum[0], sum[1])) / RAD, Math.atan2(sum[1], sum[0]) / RAD];
 }
 
 const [LAT0, LON0] = middle();
