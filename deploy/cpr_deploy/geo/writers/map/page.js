@@ -481,9 +481,8 @@ canvas.addEventListener("pointerdown", (event) => {
 });
 canvas.addEventListener("pointermove", (event) => {
   const at = placeOf(event), before = pointers.get(event.pointerId);
-  const ground = unproject(toGround(at));
-  byId("cursor").textContent = ground ? `${placeText(...ground)}  ·  ${dmsText(...ground)}` : "";
   if (!before) {
+    tellPlace(at);
     const over = findAt(at);
     canvas.style.cursor = over ? "pointer" : "";
     if (over !== hovered) { hovered = over; draw(); }
@@ -502,7 +501,12 @@ canvas.addEventListener("pointermove", (event) => {
     draw();
   }
   pointers.set(event.pointerId, at);
+  tellPlace(at);
 });
+function tellPlace(at) {
+  const ground = unproject(toGround(at));
+  byId("cursor").textContent = ground ? `${placeText(...ground)}  ·  ${dmsText(...ground)}` : "";
+}
 for (const kind of ["pointerup", "pointercancel"]) canvas.addEventListener(kind, (event) => {
   if (!pointers.delete(event.pointerId) || pointers.size) return;
   canvas.classList.remove("dragging");
