@@ -174,7 +174,12 @@ def _ground(args: argparse.Namespace):
             return LevelGround(float(args.ground), args.ground_datum)
         except ValueError:
             return ElevationModel(args.ground, args.ground_datum)
-    return LevelGround(_number("--ground", args.ground), args.ground_datum)
+    try:
+        return LevelGround(float(args.ground), args.ground_datum)
+    except ValueError:
+        raise InputError(
+            f"--ground {args.ground}: takeoff, sea, an altitude in m or a .tif is needed."
+        ) from None
 
 
 def _undulation(args: argparse.Namespace, places) -> float | None:

@@ -8,8 +8,10 @@ import numpy as np
 from pyproj import Geod, Transformer
 from scipy.spatial.transform import Rotation
 
+from cpr_deploy import stream_records
 from cpr_deploy.camera import CameraModel
 from cpr_deploy.geo.flight_path import Pose
+from cpr_deploy.point_localizer import PointResult
 
 K = np.array([[2900.0, 0, 1919.5], [0, 2905.0, 1079.5], [0, 0, 1]])
 PINHOLE = CameraModel(3840, 2160, K, "none")
@@ -86,22 +88,23 @@ def write_flight(folder, seconds=10, latitude=54.0, longitude=12.0, height=100.0
 
 
 def frame_record(points, pts=1.0, frame=0, **fields):
-    """points: (x, y) or (x, y, fields)."""
-    return {
-        "type": "frame",
-        "source": "clip.mp4",
-        "frame": frame,
-        "pts": pts,
-        "captured_at": 1.0e9,
-        "latency_ms": {},
-        "flags": 0,
-        "points": [
-            {"x": p[0], "y": p[1], "score": 0.9, "label": 0, "class_name": "person"}
-            | (p[2] if len(p) > 2 else {})
-            for p in points
-        ],
-        **fields,
-    }
+    """As deploy/video.py writes it. points: (x, y); fields stand above what it has."""
+    count = len(points)
+    record = stream_records.frame_record(
+        source="clip.mp4",
+        frame=frame,
+        pts=pts,
+        captured_at=1.0e9,
+        latency_ms={},
+        result=PointResult(
+            np.array(points, np.float32).reshape(-1, 2),
+            np.full(count, 0.9, np.float32),
+            np.zeros(count, np.int64),
+            0,
+        ),
+        class_names=["person"],
+    )
+    return {**record, **fields}
 
 
 def klv_packet(tags):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -348,3 +350,47 @@ def test_a_file_that_was_cut(flight, capsys):
     (flight / "out.jsonl").write_text(text[:-20])
     assert run("--points", "out.jsonl", "--output", "a.csv") == 0
     assert "11 frames" in capsys.readouterr().err
+
+
+# --- the page about it ---
+
+PAGE = (ROOT / "deploy/POSITIONS.md").read_text(encoding="utf-8")
+
+
+def test_documented_commands_are_understood(monkeypatch):
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("georeference", ROOT / SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    text = PAGE.replace("\\\n", " ")
+    commands = re.findall(r"python deploy/georeference\.py (.*)", text)
+    assert len(commands) >= 4
+    monkeypatch.setattr(script, "check_outputs", lambda *_: None)
+    for command in commands:
+        script._check(script.parse_args(shlex.split(command)))
+
+
+def test_the_worked_example(tmp_path, monkeypatch):
+    """The page's recipe for a camera and its example give the page's numbers."""
+    monkeypatch.chdir(tmp_path)
+    (recipe,) = re.findall(r"^(python -c .*?camera\.json)$", PAGE, re.S | re.M)
+    recipe = recipe.replace("python", shlex.quote(sys.executable), 1)
+    subprocess.run(["bash", "-c", recipe], check=True)
+    camera = json.loads((tmp_path / "camera.json").read_text())
+    assert camera["k"][0] == pytest.approx(1920 / np.tan(np.radians(73.7 / 2)))
+    camera["k"][0] = camera["k"][4] = 2900
+    (tmp_path / "camera.json").write_text(json.dumps(camera))
+    cue = geo_parts.bracket_cue(54.179, 12.081, 100, 30, -60)
+    (tmp_path / "flight.srt").write_text(geo_parts.srt([(0, cue), (1, cue)]))
+    write(tmp_path / "out.jsonl", [geo_parts.frame_record([(2500, 800)], pts=0.5)])
+    assert run("--points", "out.jsonl", "--output", "a.jsonl") == 0
+    (record,) = lines(tmp_path / "a.jsonl")
+    assert f"**{record['latitude']:.6f} N {record['longitude']:.6f} E**" in PAGE
+    assert f"{record['semi_major']:.1f} x {record['semi_minor']:.1f} m" in PAGE
+
+
+def test_all_codes_are_documented():
+    from cpr_deploy.geo.codes import GeoRefusal
+
+    assert all(f"`{code.value}`" in PAGE for code in GeoRefusal)

@@ -285,6 +285,13 @@ def test_ecef_and_axes_against_pyproj():
         )
 
 
+@pytest.mark.parametrize("module", ["pyproj", "rasterio"])
+def test_a_library_that_is_not_there(monkeypatch, module):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=rf"needs {module}.*cpr-point-localization\[geo\]"):
+        earth.require(module)
+
+
 def test_outline_of_an_ellipse():
     lat, lon = earth.ellipse_outline(80.0, 179.9999, 30, 10, 25)
     azimuth, _, away = geo_parts.GEOD.inv(np.full(48, 179.9999), np.full(48, 80.0), lon, lat)

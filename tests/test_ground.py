@@ -167,6 +167,29 @@ def test_refusals(tmp_path):
     assert code(100, 0, -6, max_range=500) is GeoRefusal.BEYOND_RANGE
 
 
+def test_rays_that_rise_from_between_hills(tmp_path):
+    """A camera lower than the highest ground: a slope is hit looking up, the sky is not."""
+    _, y = eastings()
+    lat, lon = place(EAST, NORTH)
+    dem = model(tmp_path, np.clip((y - NORTH - 200) * 0.5, 0, 150))
+    referencer = GeoReferencer(geo_parts.PINHOLE, dem)
+    further = place(EAST, NORTH + 100)
+    north = geo_parts.GEOD.inv(lon, lat, further[1], further[0])[0]
+    found = referencer.locate(CENTRE, geo_parts.pose(lat, lon, 50, north, 5))
+    # 50 + d tan 5 = (d - 200) / 2 at d = 363.6 m.
+    metres = geo_parts.GEOD.inv(lon, lat, found.longitude[0], found.latitude[0])[2]
+    assert metres == pytest.approx(150 / (0.5 - np.tan(np.radians(5))), abs=1)
+    for yaw, pitch in ((north, 30), (north + 180, 5)):
+        found = referencer.locate(CENTRE, geo_parts.pose(lat, lon, 50, yaw, pitch))
+        assert found.codes[0] is GeoRefusal.ABOVE_HORIZON
+    # Over the highest ground the model need not reach as far as the camera.
+    lat, lon = place(EAST, NORTH - 2500)
+    found = referencer.locate(CENTRE, geo_parts.pose(lat, lon, 1000, north, -40))
+    assert found.codes[0] is None and found.altitude[0] == pytest.approx(0, abs=0.01)
+    found = referencer.locate(CENTRE, geo_parts.pose(lat, lon, 100, north, -10))
+    assert found.codes[0] is GeoRefusal.OUTSIDE_ELEVATION
+
+
 def test_degrees_across_the_antimeridian(tmp_path):
     """A model in degrees from 179.9 to 180.1 east."""
     step = 0.0005

@@ -156,8 +156,7 @@ class ElevationModel:
         codes = np.full(count, None, object)
         distance = np.full(count, np.nan)
         normal = np.full((count, 3), np.nan)
-        above = self._above(origin[None], lift)[0]
-        if above <= 0:
+        if self._above(origin[None], lift)[0][0] <= 0:
             codes[:] = GeoRefusal.BELOW_GROUND
             return Hits(distance, normal, codes)
         begin, end = self._slab(origin, rays, lift, max_range)
@@ -172,7 +171,9 @@ class ElevationModel:
             ahead = near[:, None] + step[:, None] * np.arange(_BLOCK + 1)
             ahead = np.minimum(ahead, end[todo, None])
             points = origin + ahead[..., None] * rays[todo, None]
-            gap = self._above(points.reshape(-1, 3), lift).reshape(ahead.shape)
+            gap, outside = (
+                part.reshape(ahead.shape) for part in self._above(points.reshape(-1, 3), lift)
+            )
             stop = ~(gap > 0)  # in the ground, or over no value
             found = stop.any(axis=1)
             at = stop.argmax(axis=1)
@@ -183,7 +184,9 @@ class ElevationModel:
             low, high = ahead[each, np.maximum(at - 1, 0)], ahead[each, at]
             distance[todo[hit]] = self._refine(origin, rays[todo[hit]], low[hit], high[hit], lift)
             spent = ~found & (ahead[:, -1] >= end[todo])
+            rises = gap[:, -1] > gap[:, 0]
             codes[todo[spent]] = GeoRefusal.BEYOND_RANGE
+            codes[todo[spent & rises & outside[:, -1]]] = GeoRefusal.ABOVE_HORIZON
             left = ~found & ~spent
             todo, near, step = todo[left], ahead[left, -1], step[left]
         hit = np.isfinite(distance)
@@ -207,15 +210,20 @@ class ElevationModel:
         up = earth.enu_axes(*(part[0] for part in earth.to_geodetic(origin[None])[:2]))[2]
         return np.sqrt(np.maximum(1 - (rays @ up) ** 2, 0))
 
-    def _above(self, points: np.ndarray, lift: float) -> np.ndarray:
-        """How far ECEF points (N, 3) are above the ground, m; NaN over no value."""
+    def _above(self, points: np.ndarray, lift: float) -> tuple[np.ndarray, np.ndarray]:
+        """How far ECEF points (N, 3) are above the ground, m, and which are above all of it.
+
+        Those count from the highest ground; of the others NaN is over no value.
+        """
         latitude, longitude, height = earth.to_geodetic(points)
-        return height - lift - self.altitude(latitude, longitude)
+        over = height - lift - self._high
+        gap = height - lift - self.altitude(latitude, longitude)
+        return np.where(over > 0, over, gap), over > 0
 
     def _refine(self, origin, rays, low, high, lift) -> np.ndarray:
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            above = self._above(origin + middle[:, None] * rays, lift) > 0
+            above = self._above(origin + middle[:, None] * rays, lift)[0] > 0
             low, high = np.where(above, middle, low), np.where(above, high, middle)
         return (low + high) / 2
 
