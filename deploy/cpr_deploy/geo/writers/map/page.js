@@ -106,9 +106,8 @@ function fit(points = null) {
   }
   view.x = (bounds[0] + bounds[2]) / 2;
   view.y = (bounds[1] + bounds[3]) / 2;
-  const room = [width - 130, height - 190].map((side) => Math.max(side, 60));
+  const room = [width - 130, height - 230].map((side) => Math.max(side, 60));
   view.scale = Math.min(room[0] / Math.max(bounds[2] - bounds[0], 20), room[1] / Math.max(bounds[3] - bounds[1], 20));
-  view.y += 15 / view.scale; // the buttons are above
   draw();
 }
 
@@ -181,23 +180,25 @@ function paintGraticule() {
     south = Math.min(south, at[0]); north = Math.max(north, at[0]);
     west = Math.min(west, about(at[1])); east = Math.max(east, about(at[1]));
   }
+  let around = false; // a pole is in sight
   for (const pole of [90, -90]) {
     const [x, y] = toScreen(project(pole, 0));
     if (Math.abs(LAT0 - pole) < 90 && x > 0 && x < width && y > 0 && y < height) {
-      [west, east] = [lon - 180, lon + 180];
+      [west, east, around] = [lon - 180, lon + 180 - 1e-9, true];
       if (pole > 0) north = 90; else south = -90;
     }
   }
   const degree = 111200 * view.scale;
   const stepLat = niceStep(130 / degree);
-  const stepLon = niceStep(150 / (degree * Math.max(Math.cos(lat * RAD), 0.01)));
+  const stepLon = around ? 30 : niceStep(150 / (degree * Math.max(Math.cos(lat * RAD), 0.01)));
   ink.strokeStyle = palette.graticule;
   ink.lineWidth = 1;
+  const pieces = around ? 128 : 32;
   const run = (from, to, step, line, edge, letters) => {
     const first = Math.ceil(from / step - 1e-9);
     for (let k = first; k * step <= to + 1e-12 && k - first < 400; k++) {
       const points = [];
-      for (let i = 0; i <= 32; i++) points.push(line(k * step, i / 32));
+      for (let i = 0; i <= pieces; i++) points.push(line(k * step, i / pieces));
       ink.beginPath();
       trace(points, false);
       ink.stroke();
