@@ -45,6 +45,10 @@ def test_angles_are_as_in_scipy_and_back():
 def test_straight_down_yaw_and_roll_are_one(pitch):
     turned = attitude.rotation_of(np.array([30.0, pitch, 0.0]))
     np.testing.assert_allclose(attitude.angles_of(turned), [30, pitch, 0], atol=1e-6)
+    both = attitude.rotation_of(np.array([30.0, pitch, 100.0]))
+    yaw, tilt, roll = attitude.angles_of(both)
+    assert roll == 0 and tilt == pytest.approx(pitch, abs=1e-6)
+    np.testing.assert_allclose(attitude.rotation_of(np.array([yaw, tilt, 0])), both, atol=1e-7)
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,11 @@ def test_a_table_in_utc_needs_the_start_of_the_video(flight, capsys):
     assert away == pytest.approx(15, abs=0.01) and record["altitude"] == 20
     assert record["time"] == "2026-06-01T09:30:01.500Z"
     assert record["distance"] == pytest.approx(100, abs=0.01)
+    start = ["--start", "2026-06-01T09:29:59Z", "--offset", "1.5"]
+    assert run_script(SCRIPT, *args, *start) == 0
+    (record,) = lines(flight / "a.jsonl")
+    away = geo_parts.GEOD.inv(12, 54, record["longitude"], record["latitude"])[2]
+    assert away == pytest.approx(20, abs=0.01) and record["time"] == "2026-06-01T09:30:02.000Z"
 
 
 def test_an_elevation_model_and_a_geoid(flight):
