@@ -75,7 +75,7 @@ def position_record(
         **_fields(point),
         "latitude": round(float(positions.latitude[index]), 8),
         "longitude": round(float(positions.longitude[index]), 8),
-        "altitude": round(altitude, 3),
+        "altitude": round(altitude, 3) + 0.0,  # no -0.0
         "altitude_reference": positions.reference,
         **{key: round(value, 3) for key, value in known.items() if value is not None},
         "distance": round(float(positions.distance[index]), 3),
