@@ -71,8 +71,27 @@ def _homography(last: np.ndarray, now: np.ndarray) -> np.ndarray | None:
     corners = cv2.goodFeaturesToTrack(last, _CORNERS, 0.01, 8)
     if corners is None or len(corners) < _AGREE:
         return None
+    found = _fit(last, now, corners, corners)
+    if found is None:
+        # A jump beyond what flow can follow: begin where the pictures as a whole fit best.
+        window = cv2.createHanningWindow(last.shape[::-1], cv2.CV_32F)
+        shift, _ = cv2.phaseCorrelate(last.astype(np.float32), now.astype(np.float32), window)
+        found = _fit(last, now, corners, corners + np.array(shift, np.float32))
+    return found
+
+
+def _fit(
+    last: np.ndarray, now: np.ndarray, corners: np.ndarray, guess: np.ndarray
+) -> np.ndarray | None:
+    """(3, 3) that most corners follow, whose places in `now` are looked for from `guess` on."""
     moved, found, _ = cv2.calcOpticalFlowPyrLK(
-        last, now, corners, None, winSize=(15, 15), maxLevel=3
+        last,
+        now,
+        corners,
+        guess.copy(),
+        winSize=(15, 15),
+        maxLevel=3,
+        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
     )
     found = found[:, 0] == 1
     if found.sum() < _AGREE:
@@ -84,7 +103,7 @@ def _homography(last: np.ndarray, now: np.ndarray) -> np.ndarray | None:
     height, width = now.shape
     edge = np.array([[0, 0], [width, 0], [width, height], [0, height], [width / 2, height / 2]])
     weight = edge @ homography[2, :2] + homography[2, 2]
-    area = np.linalg.det(jacobians(homography, edge.astype(float)))
-    if (weight <= 0).any() or not ((area > 1 / _ZOOM) & (area < _ZOOM)).all():
+    if (weight <= 0).any():
         return None
-    return homography
+    area = np.linalg.det(jacobians(homography, edge.astype(float)))
+    return homography if ((area > 1 / _ZOOM) & (area < _ZOOM)).all() else None

@@ -18,16 +18,18 @@ class TrackSettings:
     sizes per second^1.5, how much a velocity wanders in a second. noise: sizes, of a point about
     its object. keep: seconds that a track lives on without a point. confirm: points, one a frame
     but for one, that make a track; before that it has no id. high_score: weaker points continue
-    tracks, they do not begin any. camera: compensate the motion of the camera.
+    tracks, they do not begin any. low_score: still weaker ones do not count. camera: compensate the
+    motion of the camera.
     """
 
     size: float
     speed: float = 3.0
-    acceleration: float = 2.0
-    noise: float = 0.15
+    acceleration: float = 1.0
+    noise: float = 0.3
     keep: float = 1.5
     confirm: int = 3
     high_score: float = 0.5
+    low_score: float = 0.3
     camera: bool = True
 
     def __post_init__(self):
@@ -37,8 +39,8 @@ class TrackSettings:
                 raise InputError(f"tracking: {name} {value}: a number above 0 is needed.")
         if self.confirm < 1:
             raise InputError(f"tracking: confirm {self.confirm}: at least 1 is needed.")
-        if not 0 <= self.high_score <= 1:
-            raise InputError(f"tracking: high_score {self.high_score}: 0 to 1 is needed.")
+        if not 0 <= self.low_score <= 1 or not 0 <= self.high_score <= 1:
+            raise InputError("tracking: low_score and high_score must be from 0 to 1.")
 
 
 def object_size(spec: ModelSpec) -> float | None:

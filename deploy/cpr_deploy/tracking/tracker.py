@@ -125,12 +125,13 @@ class PointTracker:
         reach = np.where(self._state[:, 1] > 1, 0.0, 3 * settings.speed * interval)
         reach = settings.size * (_REACH + reach)
         strong = scores >= settings.high_score
+        weak = ~strong & (scores >= settings.low_score)
         confirmed = self._state[:, 0] > 0
         votes = self._votes.argmax(axis=1)
         free = np.ones(len(self._state), bool)
         for tracks, wanted in (
             (confirmed, strong),
-            (confirmed, ~strong),
+            (confirmed, weak),
             (~confirmed, strong),
         ):
             rows = np.flatnonzero(tracks & free)
