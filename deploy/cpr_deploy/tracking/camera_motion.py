@@ -9,6 +9,11 @@ import numpy as np
 # Longer side of the small picture, px.
 _SIDE = 480
 _CORNERS = 200
+# Of corners: quality over that of the best one; px between them, so that no object has them all.
+_QUALITY = 0.002
+_APART = 12
+# Share of the picture that must be free of objects for them to be left out.
+_FREE = 0.3
 # Corners that must agree, in number and share, before a motion is believed.
 _AGREE = 12
 _SHARE = 0.4
@@ -42,8 +47,13 @@ class CameraMotion:
         """Forgets the last frame."""
         self._last: np.ndarray | None = None
 
-    def update(self, image: np.ndarray) -> np.ndarray | None:
+    def update(
+        self, image: np.ndarray, *, objects: np.ndarray | None = None, size: float = 0.0
+    ) -> np.ndarray | None:
         """(3, 3) from px of the last frame to px of `image`, (H, W, 3) uint8 BGR.
+
+        objects: (N, 2) px of the last frame, `size` px wide, which may move by themselves: what is
+        there is not looked at, unless that leaves too little.
 
         None where that cannot be told: the first frame, another size, a cut, a picture without
         texture.
@@ -59,7 +69,7 @@ class CameraMotion:
         last, self._last = self._last, small
         if last is None or last.shape != small.shape:
             return None
-        found = _homography(last, small)
+        found = _homography(last, small, _mask(small.shape, objects, size, shrink))
         if found is None:
             return None
         # OpenCV puts the centre of the first small pixel at 0, we at 0.5.
@@ -67,8 +77,20 @@ class CameraMotion:
         return np.linalg.inv(to_small) @ found @ to_small
 
 
-def _homography(last: np.ndarray, now: np.ndarray) -> np.ndarray | None:
-    corners = cv2.goodFeaturesToTrack(last, _CORNERS, 0.01, 8)
+def _mask(
+    shape: tuple[int, int], objects: np.ndarray | None, size: float, shrink: int
+) -> np.ndarray | None:
+    if objects is None or not len(objects):
+        return None
+    mask = np.full(shape, 255, np.uint8)
+    radius = max(1, round(0.75 * size / shrink))
+    for x, y in np.floor(objects / shrink).astype(int).tolist():
+        cv2.circle(mask, (x, y), radius, 0, -1)
+    return mask if mask.mean() > 255 * _FREE else None
+
+
+def _homography(last: np.ndarray, now: np.ndarray, mask: np.ndarray | None) -> np.ndarray | None:
+    corners = cv2.goodFeaturesToTrack(last, _CORNERS, _QUALITY, _APART, mask=mask)
     if corners is None or len(corners) < _AGREE:
         return None
     found = _fit(last, now, corners, corners)

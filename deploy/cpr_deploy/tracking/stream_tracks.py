@@ -28,8 +28,10 @@ class StreamTracks:
     def __init__(self, settings: TrackSettings, classes: int, *, traced: bool = False):
         self._tracker = PointTracker(settings, classes)
         self._motion = CameraMotion() if settings.camera else None
+        self._size = settings.size
         self._traced = traced
         self._seconds = 0.0
+        self._points: np.ndarray | None = None
         self._forget_traces()
 
     def reset(self) -> None:
@@ -37,6 +39,7 @@ class StreamTracks:
         self._tracker.reset()
         if self._motion is not None:
             self._motion.reset()
+        self._points = None
         self._forget_traces()
 
     def _forget_traces(self) -> None:
@@ -51,7 +54,8 @@ class StreamTracks:
         self._seconds = self._seconds + _INTERVAL if seconds is None else seconds
         motion = None
         if self._motion is not None and image is not None:
-            motion = self._motion.update(image)
+            motion = self._motion.update(image, objects=self._points, size=self._size)
+            self._points = np.array(result.points, np.float64)
         tracks = self._tracker.update(result, self._seconds, motion=motion)
         if self._traced:
             self._extend_traces(tracks, motion)

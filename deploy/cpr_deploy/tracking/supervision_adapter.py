@@ -2,9 +2,9 @@
 work on them.
 
 Its detections are boxes. A point becomes a box of no size about it, of which every anchor is the
-point itself, so that `PolygonZone` and `LineZone` see the point whatever anchors they are set to. To
-draw boxes, give a size. Pixels: both take coordinates as continuous, its zones round them; so a zone
-of theirs and one of ours may differ by half a pixel at the border.
+point itself, so that `PolygonZone` and `LineZone` see the point whatever anchors they are set to.
+To draw boxes, give a size. Coordinates stay as they are, continuous px; its zones round them to
+whole ones, so that at the border theirs and ours may differ by half a pixel.
 """
 
 from __future__ import annotations
