@@ -101,7 +101,7 @@ class MqttTopic:
         parts = urllib.parse.urlsplit(url)
         self.name = redacted(url)
         self._topic = urllib.parse.unquote(parts.path.strip("/"))
-        wild = parts.query or parts.fragment or any(sign in self._topic for sign in "#+\0")
+        wild = {"#", "?"} & set(url) or {"#", "+", "\0"} & set(self._topic)
         if not self._topic or wild:
             raise InputError(
                 f"--alarms {self.name}: a topic without # and + is needed, as in"

@@ -67,7 +67,7 @@ class StreamTracks:
             self._times.popleft()
         before, self.traces = self.traces, {}
         for track, position in zip(tracks.ids.tolist(), tracks.positions, strict=True):
-            way = before.get(track, position[None])
+            way = before.get(track, np.zeros((0, 2)))
             if motion is not None:
                 way = transform(motion, way)
             self.traces[track] = np.concatenate([way, position[None]])[-len(self._times) - 1 :]
