@@ -162,10 +162,9 @@ def main() -> int:
         folder = Path(name)
         model = args.model
         if model is None:
-            from benchmark_onnx import HEADS, build
+            from benchmark_onnx import build
 
-            model = folder / "model.onnx"
-            build(list(HEADS.values())[1], model)
+            _, model = build("realtime", folder)
         localizer = PointLocalizer(model, threads=args.threads, resize="none")
         tiny = PointLocalizer(spot_model.model_bytes(), threads=1, resize="none")
         clip = Path(args.clip or write_clip(folder / "clip.mp4", max(args.frames, 60), 720, 1280))

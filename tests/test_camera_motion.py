@@ -70,6 +70,31 @@ def test_objects_that_move_do_not_carry_the_camera_along(ground):
     assert error(camera.update(second), np.array([[1, 0, 6], [0, 1, 0], [0, 0, 1.0]])) < 0.6
 
 
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_large_objects_that_all_move_one_way_are_left_out(ground, factor):
+    """Without knowing of them, their motion is taken for that of the camera."""
+    rng = np.random.default_rng(3)
+    dull = cv2.GaussianBlur(ground, (0, 0), 6)
+    first, second = frame(dull, view()), frame(dull, view(x=4))
+    places = np.array([[x, y] for x in range(20, 600, 100) for y in range(20, 400, 100)])
+    for x, y in places:
+        patch = cv2.resize(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8), (48, 48))
+        first[y : y + 48, x : x + 48] = patch
+        second[y + 12 : y + 60, x : x + 48] = patch
+    first, second = (
+        cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
+        for image in (first, second)
+    )
+    true = np.array([[1, 0, 4.0 * factor], [0, 1, 0], [0, 0, 1]])
+    unknowing, knowing = CameraMotion(), CameraMotion()
+    unknowing.update(first)
+    knowing.update(first)
+    misled = unknowing.update(second)
+    assert misled is None or error(misled, true) > 3 * factor
+    found = knowing.update(second, objects=(places + 24.0) * factor, size=60.0 * factor)
+    assert error(found, true) < factor
+
+
 def test_what_cannot_be_told_is_not_told(ground):
     picture = frame(ground, view())
     grey = np.full_like(picture, 90)

@@ -63,8 +63,8 @@ class CameraMotion:
         # Whole blocks of pixels: quick, and every small pixel stands for the same area.
         small = image[: height // shrink * shrink, : width // shrink * shrink]
         if shrink > 1:
-            size = (width // shrink, height // shrink)
-            small = cv2.resize(small, size, interpolation=cv2.INTER_AREA)
+            sides = (width // shrink, height // shrink)
+            small = cv2.resize(small, sides, interpolation=cv2.INTER_AREA)
         small = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
         last, self._last = self._last, small
         if last is None or last.shape != small.shape:
