@@ -7,7 +7,7 @@
 2. CPU seconds of the whole runtime on a clip of such frames, its decoder process included, with and
    without tracks.
 
-Exit code 1 if a target is missed: 10 ms a frame for the tracker, 10 % more CPU.
+Exit code 1 if a target is missed: 10 ms of CPU a frame for the tracker, 10 % more CPU in all.
 """
 
 from __future__ import annotations
@@ -119,7 +119,8 @@ def steps_of(localizer, results: list, images: list) -> dict[str, Callable[[int]
 
 
 def a_frame(steps: dict[str, Callable[[int], object]], frames: int, warm_up: int = 10) -> dict:
-    """Ms of CPU and of the clock per frame, medians; the steps take turns frame by frame."""
+    """Ms of CPU and of the clock per frame, medians; the steps take turns frame by frame. CPU is
+    what counts: the clock of a machine with other work tells of that."""
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for k in range(warm_up + frames):
         for name, call in steps.items():
@@ -128,12 +129,12 @@ def a_frame(steps: dict[str, Callable[[int], object]], frames: int, warm_up: int
             cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
             if k >= warm_up:
                 taken[name].append((1e3 * cpu, 1e3 * clock))
-    base = statistics.median(clock for _, clock in taken["inference"])
+    base = statistics.median(cpu for cpu, _ in taken["inference"])
     return {
         name: {
             "cpu_ms": round(statistics.median(cpu for cpu, _ in pairs), 3),
             "ms": round(statistics.median(clock for _, clock in pairs), 3),
-            "of_inference": round(statistics.median(clock for _, clock in pairs) / base, 4),
+            "of_inference": round(statistics.median(cpu for cpu, _ in pairs) / base, 4),
         }
         for name, pairs in taken.items()
     }
@@ -211,8 +212,8 @@ def main() -> int:
     if args.output:
         write_json(args.output, figures, indent=1)
     missed = []
-    if figures["frame"]["tracker"]["ms"] > TARGET_MS:
-        missed.append(f"tracker: {figures['frame']['tracker']['ms']:.1f} ms")
+    if figures["frame"]["tracker"]["cpu_ms"] > TARGET_MS:
+        missed.append(f"tracker: {figures['frame']['tracker']['cpu_ms']:.1f} ms of CPU")
     if figures["runtime"]["more_cpu"] > TARGET_SHARE:
         missed.append(f"runtime: {figures['runtime']['more_cpu']:.1%} more CPU")
     for text in missed:

@@ -65,12 +65,16 @@ class StreamTracks:
         self._times.append(self._seconds)
         while self._seconds - self._times[0] > TRACE_SECONDS:
             self._times.popleft()
-        before, self.traces = self.traces, {}
-        for track, position in zip(tracks.ids.tolist(), tracks.positions, strict=True):
-            way = before.get(track, np.zeros((0, 2)))
-            if motion is not None:
-                way = transform(motion, way)
-            self.traces[track] = np.concatenate([way, position[None]])[-len(self._times) - 1 :]
+        before = self.traces
+        if motion is not None and before:
+            ends = np.cumsum([len(way) for way in before.values()])[:-1]
+            ways = np.split(transform(motion, np.concatenate(list(before.values()))), ends)
+            before = dict(zip(before, ways, strict=True))
+        longest = len(self._times)
+        self.traces = {
+            track: np.concatenate([before[track], place])[-longest:] if track in before else place
+            for track, place in zip(tracks.ids.tolist(), tracks.positions[:, None], strict=True)
+        }
 
 
 def add_tracks(
