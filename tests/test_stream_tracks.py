@@ -16,6 +16,7 @@ from cpr_deploy.tracking.camera_motion import transform
 from cpr_deploy.tracking.settings import TrackSettings
 from cpr_deploy.tracking.stream_tracks import StreamTracks
 from cpr_deploy.tracking.track_files import class_names_of, read_records, track_again
+from cpr_deploy.tracking.zones import parse_zones
 from stream_parts import Frames
 
 COUNT = 30
@@ -218,6 +219,13 @@ def test_bad_options(tmp_path, clip, capsys, monkeypatch, words, message):
     )
     assert code == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_the_zones_of_the_documentation():
+    text = (spot_model.ROOT / "deploy/TRACKS.md").read_text(encoding="utf-8")
+    blocks = [block for block in re.findall(r"```json\n(.*?)```", text, re.S) if "zones" in block]
+    zones = parse_zones(json.loads(blocks[0]), "TRACKS.md", ["person"])
+    assert [len(part) for part in (zones.zones, zones.lines, zones.alarms)] == [1, 1, 1]
 
 
 # --- records of an earlier run ---
