@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 
 # Longer side of the small picture, px.
-_SIDE = 480
-_CORNERS = 200
+_SIDE = 240
+_CORNERS = 150
 # Of corners: quality over that of the best one; px between them, so that no object has them all.
 _QUALITY = 0.002
 _APART = 12
@@ -112,7 +112,7 @@ def _fit(
         corners,
         guess.copy(),
         winSize=(15, 15),
-        maxLevel=3,
+        maxLevel=2,
         flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
     )
     found = found[:, 0] == 1
