@@ -21,7 +21,8 @@ PAGES += ["GETTING_STARTED.md", "MODEL_ZOO.md"]
 PAGES += [
     f"projects/CPR/cpr/data/{page}.md" for page in ("FORMATS", "footage/FOOTAGE", "quality/CHECKS")
 ]
-PAGES += [page for page in ("RESULTS.md", "deploy/README.md") if (ROOT / page).exists()]
+PAGES += ["RESULTS.md", *(f"deploy/{page}.md" for page in ("README", "STREAMS", "PICKING"))]
+PAGES += ["deploy/POSITIONS.md", "deploy/TRACKS.md"]
 SCRIPTS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tools/*.py"))
 SCRIPTS += sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("deploy/*.py"))
 CONFIG_KEY = r"\b((?:MODEL|INPUT|SOLVER|DATASETS|TEST)(?:\.[A-Z0-9_]+)+)"

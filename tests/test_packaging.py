@@ -192,10 +192,16 @@ def test_ci_runs_the_readme_commands():
     assert all(f"`{command}`" in readme for command in commands[1:])
 
 
-@pytest.mark.parametrize("package", ["cpr.visualization.review", "cpr_deploy.web"])
+@pytest.mark.parametrize(
+    "package", ["cpr.visualization.review", "cpr_deploy.web", "cpr_deploy.geo.writers"]
+)
 def test_files_of_web_pages_are_packaged(package):
     root, *rest = package.split(".")
     folder = PACKAGES[root].joinpath(*rest)
-    files = {path.name for path in folder.iterdir() if path.suffix in (".html", ".css", ".js")}
-    data = PYPROJECT["tool"]["setuptools"]["package-data"]
-    assert set(data[package]) == files == {"page.html", "page.css", "page.js"}
+    files = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.suffix in (".html", ".css", ".js")
+    }
+    assert {Path(name).name for name in files} == {"page.html", "page.css", "page.js"}
+    assert set(PYPROJECT["tool"]["setuptools"]["package-data"][package]) == files
