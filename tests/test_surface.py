@@ -133,11 +133,11 @@ def test_holes():
 
 
 def test_patches_beyond_the_image_are_missing():
-    depth = np.arange(51 * 61, dtype=np.uint16).reshape(51, 61) + 1
+    depth = np.arange(51 * 61, dtype=np.uint16).reshape(51, 61) + 10
     z = patches(depth, 0.001, np.array([[0.2, 0.7], [60.9, 50.5]]), 1).reshape(2, 3, 3)
     assert np.isnan(z[0, 0]).all() and np.isnan(z[0, :, 0]).all()
-    np.testing.assert_allclose(z[0, 1:, 1:], [[0.001, 0.002], [0.062, 0.063]])
-    assert np.count_nonzero(~np.isnan(z[1])) == 4 and z[1, 1, 1] == pytest.approx(51 * 61 / 1000)
+    np.testing.assert_allclose(z[0, 1:, 1:], [[0.010, 0.011], [0.071, 0.072]])
+    assert np.count_nonzero(~np.isnan(z[1])) == 4 and z[1, 1, 1] == pytest.approx(3.12)
     assert window(1).tolist()[:4] == [[-1, -1], [0, -1], [1, -1], [-1, 0]]
 
 
