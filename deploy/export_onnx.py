@@ -85,7 +85,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--nms-iterations",
         type=int,
-        default=8,
+        default=16,
         metavar="N",
         help="rounds of NMS in the graph; more where results carry flag 1 (default: %(default)s)",
     )

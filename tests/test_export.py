@@ -18,6 +18,7 @@ from cpr.export import (
     compare_with_eager,
     export_point_localizer,
 )
+from cpr.export_graph import NMS_ITERATIONS
 from cpr.modeling.decoding import DecodeSettings
 from cpr_deploy.files import InputError
 from cpr_deploy.model_spec import ModelSpec
@@ -344,4 +345,6 @@ def test_script_exports_a_checkpoint(tmp_path):
     metadata = {item.key: item.value for item in onnx.load(output).metadata_props}
     spec = json.loads(metadata["spec"])
     assert spec["class_names"] == list(tiny_localizer.CLASS_NAMES)
+    # What the script gives when nothing is asked for is what the library does.
+    assert spec["nms_iterations"] == NMS_ITERATIONS
     assert len(spec["weights_sha256"]) == 64 and len(spec["config_sha256"]) == 64
