@@ -76,8 +76,9 @@ install: ## make or update .venv (PYTHON=..., DETECTRON2_COMMIT=...)
 demo: install ## the whole path on real aerial images, to output/demo (20 minutes at most)
 	$(RUN) tools/demo.py --output output/demo
 
+# A process a core with one thread each: half the time on two cores.
 test: install ## the fast tests
-	$(RUN) -m pytest -m "$(FAST)"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile -m "$(FAST)"
 
 test-slow: install ## the tests that take minutes
 	$(RUN) -m pytest -m "slow and not gpu and not browser and not server"
