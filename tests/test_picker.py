@@ -460,7 +460,7 @@ def test_settings_from_json():
         ({"aim": "best"}, "aim 'best'"),
         ({"order": "random"}, "order 'random'"),
         ({"reach_from": [0, 0]}, "reach_from"),
-        ({"workspace": {"polygon": [[0, 0], [2, 2], [2, 0], [0, 2]]}}, "crosses or touches"),
+        ({"workspace": {"polygon": [[0, 0], [2, 2], [2, 0], [0, 2]]}}, "crosses itself"),
         ([], "an object with settings"),
     ],
 )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from cpr_deploy.files import InputError
+from cpr_deploy.polygons import in_polygon, polygon_problem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,9 @@ class Workspace:
             object.__setattr__(self, "box", tuple(map(tuple, box.tolist())))
         if self.polygon is not None:
             corners = _array(self.polygon, "workspace polygon", (None, 2), "3 or more (x, y)")
-            check_polygon(corners, "workspace polygon")
+            problem = polygon_problem(corners)
+            if problem:
+                raise InputError(f"workspace polygon: {problem}")
             object.__setattr__(self, "polygon", tuple(map(tuple, corners.tolist())))
 
     @classmethod
@@ -58,56 +60,6 @@ class Workspace:
         if self.polygon is not None:
             inside &= in_polygon(xyz[:, :2], np.array(self.polygon))
         return inside
-
-
-def in_polygon(xy: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """(N, 2) -> (N,) bool: inside by the even-odd rule."""
-    x, y = xy[:, 0, None], xy[:, 1, None]
-    (x1, y1), (x2, y2) = corners.T, np.roll(corners, -1, axis=0).T
-    straddles = (y1 > y) != (y2 > y)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        crossing = x1 + (y - y1) * (x2 - x1) / (y2 - y1)
-    return np.count_nonzero(straddles & (x < crossing), axis=1) % 2 == 1
-
-
-def check_polygon(corners: np.ndarray, name: str) -> None:
-    """InputError if sides cross or touch, or there is no area."""
-    count = len(corners)
-    if count < 3:
-        raise InputError(f"{name}: {count} corners; at least 3 are needed.")
-    ends = np.roll(corners, -1, axis=0)
-    for i, j in itertools.combinations(range(count), 2):
-        neighbours = j == i + 1 or (i == 0 and j == count - 1)
-        if neighbours:
-            # They share a corner; they overlap if the path turns back on itself there.
-            first, second = (i, j) if j == i + 1 else (j, i)
-            into, out = ends[first] - corners[first], ends[second] - corners[second]
-            bad = _cross(into, out) == 0 and into @ out <= 0
-        else:
-            bad = _touch(corners[i], ends[i], corners[j], ends[j])
-        if bad:
-            raise InputError(
-                f"{name}: side {i + 1}, from {corners[i].tolist()}, crosses or touches side"
-                f" {j + 1}, from {corners[j].tolist()}. Give the corners in order around the area."
-            )
-    # Corners on one line: the loop above finds the turn back.
-
-
-def _cross(a: np.ndarray, b: np.ndarray) -> float:
-    return float(a[0] * b[1] - a[1] * b[0])
-
-
-def _touch(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> bool:
-    """Whether the segments ab and cd have a point in common."""
-    sides = [np.sign(_cross(b - a, p - a)) for p in (c, d)]
-    sides += [np.sign(_cross(d - c, p - c)) for p in (a, b)]
-    if sides[0] != sides[1] and sides[2] != sides[3]:
-        return True
-    # On one line, or an end on the other segment.
-    return any(
-        side == 0 and (np.minimum(p, q) <= r).all() and (r <= np.maximum(p, q)).all()
-        for side, p, q, r in zip(sides, (a, a, c, c), (b, b, d, d), (c, d, a, b), strict=True)
-    )
 
 
 def _array(value: Any, name: str, shape: tuple[int | None, int], needed: str) -> np.ndarray:
