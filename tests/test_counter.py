@@ -140,7 +140,8 @@ def test_an_interruption_ends_all_visits(kind):
 def test_frozen_frames_and_other_records_count_nothing():
     frozen = record(1)
     del frozen["tracks"]
-    summary, events = run([frozen, {"type": "stale", "source": "s"}, {"type": "end"}])
+    blind = {**record(2, (1, 50, 50)), "flags": 4}  # of a file of an earlier version
+    summary, events = run([frozen, blind, {"type": "stale", "source": "s"}, {"type": "end"}])
     assert summary["frames"] == 0 and events == []
 
 

@@ -77,11 +77,13 @@ def test_what_has_no_position_is_told(flight, capsys):
     far = geo_parts.frame_record([(100, 100)], pts=60.0)
     gone = geo_parts.frame_record([(100, 100)], pts=None)
     frozen = geo_parts.frame_record([(100, 100)], pts=1.0, frozen=True)
+    blind = geo_parts.frame_record([(100, 100)], pts=1.0, flags=4)
     outside = geo_parts.frame_record([(100, 100), (5000, 100)], pts=1.0)
-    write(flight / "out.jsonl", [far, gone, frozen, outside])
+    write(flight / "out.jsonl", [far, gone, frozen, blind, outside])
     assert run("--points", "out.jsonl", "--output", "a.jsonl", "a.html") == 0
     found = [record.get("code") for record in lines(flight / "a.jsonl")]
-    assert found == ["outside_telemetry", "no_time", "frozen", None, "outside_image"]
+    head = ["outside_telemetry", "no_time", "frozen", "no_result"]
+    assert found == [*head, None, "outside_image"]
     assert "refused: outside_telemetry 1" in capsys.readouterr().err
     write(flight / "out.jsonl", [far])
     assert run("--points", "out.jsonl", "--output", "b.jsonl") == 1

@@ -1,5 +1,6 @@
 """From a camera's messages to picks: what is found, and how every fault is told."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -267,6 +268,18 @@ def test_stale_and_frozen_frames_take_the_targets_away_at_once(make):
     codes = [feed(pipeline, n, change=same)[0].result.live for n in range(25)]
     assert codes == [True] * 20 + [False] * 5
     assert pipeline.queue.status((START + 24 * STEP) / 1e9)["refusal"]["code"] == "frozen"
+
+
+def test_a_frame_of_which_nothing_is_known_takes_the_targets_away(make, localizer, monkeypatch):
+    pipeline = make(camera_place=pick_bags.BASE_FROM_CAMERA)
+    feed(pipeline, 0)
+    found = localizer(spot_model.picture(pick_bags.HEIGHT, pick_bags.WIDTH, pick_bags.CELLS))
+    blind = dataclasses.replace(found, flags=4)
+    monkeypatch.setattr(type(localizer), "__call__", lambda *_, **__: blind)
+    (frame,) = feed(pipeline, 1)
+    assert not frame.result.targets and {r.code for r in frame.result.refusals} == {"no_result"}
+    status = pipeline.queue.status((START + STEP) / 1e9)
+    assert status["refusal"]["code"] == "no_result" and status["targets"] == 0
 
 
 def test_transforms_that_are_none(make):

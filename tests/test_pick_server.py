@@ -1,5 +1,6 @@
 """Picks over HTTP and a plain socket: what arms get, who may ask, and what is refused."""
 
+import dataclasses
 import http.client
 import json
 import os
@@ -163,6 +164,25 @@ def test_frozen_frames(client, clock):
     assert client.take()["code"] == "frozen"
 
 
+def test_an_image_that_is_frozen_while_depth_goes_on(client, clock):
+    for seed in range(4):
+        found = send(client, clock, seed=seed)
+        clock.now += 0.4
+    assert found["refusals"][0]["code"] == "frozen" and not found["live"]
+    assert client.take()["code"] == "frozen"
+
+
+def test_nothing_is_picked_of_a_frame_of_which_nothing_is_known(
+    client, clock, localizer, monkeypatch
+):
+    send(client, clock)
+    blind = dataclasses.replace(localizer(PICTURE), flags=4)
+    monkeypatch.setattr(type(localizer), "__call__", lambda *_, **__: blind)
+    found = send(client, clock, seed=1)
+    assert not found["targets"] and {r["code"] for r in found["refusals"]} == {"no_result"}
+    assert client.take()["code"] == "no_result" and not client.health()["ok"]
+
+
 def test_a_clock_that_is_set_back(client, clock):
     send(client, clock)
     clock.now -= 3600
@@ -287,7 +307,8 @@ PIXELS = bytes(5 * pick_bags.WIDTH * pick_bags.HEIGHT)
         ({"depth_unit": "km"}, PIXELS, "depth_unit 'km'"),
         ({"depth_unit": "m"}, PIXELS, "whole metres"),
         ({"stamp": "now"}, PIXELS, "stamp 'now'"),
-        ({"stamp": float("nan")}, PIXELS, "finite seconds"),
+        ({"stamp": float("nan")}, PIXELS, "stamp nan"),
+        ({"stamp": 10**400}, PIXELS, "stamp 1000"),
         (
             {"base_from_hand": {"rotation": [0, 0, 0, 2], "translation": [0, 0, 0]}},
             PIXELS,

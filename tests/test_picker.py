@@ -246,6 +246,7 @@ FRAME_REFUSALS = {
     "old": (RefusalCode.STALE, {"stamp": 100.0, "now": 100.6}),
     "ahead": (RefusalCode.STALE, {"stamp": 100.0, "now": 99.8}),
     "frozen image": (RefusalCode.FROZEN, {"frozen": True}),
+    "network gave NaN": (RefusalCode.NO_RESULT, {"flags": 4 | 1}),
 }
 
 

@@ -1,5 +1,6 @@
 """Tracks in the stream runtime, in deploy/video.py and in deploy/count_tracks.py."""
 
+import dataclasses
 import json
 import re
 
@@ -228,6 +229,31 @@ def test_the_zones_of_the_documentation():
     assert [len(part) for part in (zones.zones, zones.lines, zones.alarms)] == [1, 1, 1]
 
 
+class SometimesBlind:
+    """A localizer whose network gives NaN for every third image."""
+
+    def __init__(self):
+        self._localizer, self.images = stream_parts.localizer(), 0
+        self.class_names = self._localizer.class_names
+
+    def __call__(self, images, *, latency=None):
+        found = self._localizer(images, latency=latency)
+        self.images += len(found)
+        return [dataclasses.replace(one, flags=4) if self.images % 3 == 0 else one for one in found]
+
+
+def test_a_frame_of_which_nothing_is_known_is_not_tracked(clip):
+    _, records = stream_parts.run(clip, using=SometimesBlind(), tracking=SETTINGS)
+    frames = records.of("frame")
+    assert [record["flags"] for record in frames] == [0, 0, 4] * (COUNT // 3)
+    assert all(("tracks" in record) == (record["flags"] == 0) for record in frames)
+    assert {track["track_id"] for track in frames[-2]["tracks"]} == {1, 2, 3}
+    for record in frames:
+        record.pop("tracks", None)
+    again = list(track_again(frames, SETTINGS, class_names_of(frames), (256, 192)))
+    assert all(("tracks" in record) == (record["flags"] == 0) for record in again)
+
+
 # --- records of an earlier run ---
 
 
@@ -257,6 +283,7 @@ POINT = {"x": 1.0, "y": 2, "score": 0.5, "label": 0}
         (json.dumps({**FRAME, "points": [{**POINT, "y": float("nan")}]}), r"points\[0\]: y is nan"),
         (json.dumps({**FRAME, "points": [{**POINT, "label": -1}]}), "label is not from 0"),
         (json.dumps({**FRAME, "pts": "late"}), "a time is no number"),
+        (json.dumps({**FRAME, "flags": "4"}), "flags is no whole number"),
         (json.dumps({**FRAME, "tracks": []}), "width is None"),
         (json.dumps({**FRAME, "tracks": [{"x": 1}], "width": 5, "height": 5}), "track_id is None"),
     ],

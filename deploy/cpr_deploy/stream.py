@@ -120,7 +120,8 @@ def run_streams(
     of a live source that is older than `max_age_ms` when it is known is marked stale. An error of
     a source becomes a record, and the work goes on with the others. If the network itself fails,
     every stream gets an error record and the run ends. With `tracking` each stream has tracks of
-    its own, which end where it is interrupted; a frozen picture is not tracked.
+    its own, which end where it is interrupted; a frozen picture, and one of which the network knows
+    nothing, is not tracked.
 
     Raises:
         RuntimeError: a frame is not accounted for; that is a defect.
@@ -307,7 +308,7 @@ class _Run:
     ) -> FrameTracks | None:
         """Tracks at this frame, if there are any; notes what they took."""
         stream = self._tracks.get(id(feed))
-        if stream is None or item.frozen:
+        if stream is None or item.frozen or result.flags & FLAG_NOT_FINITE:
             return None
         begin = time.perf_counter()
         # Times of a live source begin anew when it comes back; our clock does not.

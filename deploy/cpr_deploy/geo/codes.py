@@ -16,6 +16,7 @@ class GeoRefusal(enum.StrEnum):
     NO_ALTITUDE = "no_altitude"
     NO_ATTITUDE = "no_attitude"
     FROZEN = "frozen"
+    NO_RESULT = "no_result"
     OUTSIDE_IMAGE = "outside_image"
     NO_RAY = "no_ray"
     ABOVE_HORIZON = "above_horizon"
@@ -34,6 +35,7 @@ REASONS = {
     GeoRefusal.NO_ALTITUDE: "the telemetry has no altitude close to the frame",
     GeoRefusal.NO_ATTITUDE: "the telemetry has no angles of the camera close to the frame",
     GeoRefusal.FROZEN: "the picture stood still while the platform may have moved on",
+    GeoRefusal.NO_RESULT: "the network gave numbers that are not finite for this frame",
     GeoRefusal.OUTSIDE_IMAGE: "the point lies outside of the camera's pictures",
     GeoRefusal.NO_RAY: "no light falls on this pixel by the camera's distortion model",
     GeoRefusal.ABOVE_HORIZON: "the line of sight does not meet the ground",

@@ -45,6 +45,8 @@ def _check(record: Mapping[str, Any], where: str) -> None:
     for key in ("pts", "captured_at"):
         if record.get(key) is not None and not _is_number(record[key]):
             raise InputError(f"{where}: {key} {record[key]!r}: a number of seconds is needed.")
+    if type(record.get("flags", 0)) is not int:
+        raise InputError(f"{where}: flags {record['flags']!r}: a whole number is needed.")
     for index, point in enumerate(points):
         good = isinstance(point, dict) and all(
             _is_number(point.get(k)) for k in ("x", "y", "score")

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cpr_deploy.files import InputError
+from cpr_deploy.model_spec import FLAG_NOT_FINITE
 
 from .codes import GeoRefusal
 from .finds import FindBook, clean, position_record, refusal_record, utc_text
@@ -56,6 +57,8 @@ class Survey:
         pose, time = self.poses.pose(record)
         if record.get("frozen"):
             pose = GeoRefusal.FROZEN
+        elif record.get("flags", 0) & FLAG_NOT_FINITE:
+            pose = GeoRefusal.NO_RESULT
         head = {key: record[key] for key in _HEAD if key in record}
         head |= {key: clean(text) for key, text in head.items() if isinstance(text, str)}
         head["time"] = utc_text(time)

@@ -21,10 +21,13 @@ from cpr_deploy.files import InputError
 from cpr_deploy.picking.pick_queue import PickQueue
 from cpr_deploy.picking.picker import PointPicker
 from cpr_deploy.picking.queue_feed import QueueFeed
+from cpr_deploy.picking.unchanged import Unchanged
 from cpr_deploy.stream_records import point_records
 from cpr_deploy.transforms import Transform
 
 MAX_HEADER = 4096
+# Seconds since 1970 beyond this are no time.
+MAX_STAMP = 1e12
 DEPTHS = {"uint16": "<u2", "float32": "<f4"}
 ENCODINGS = ("bgr8", "rgb8")
 _NEEDED = {"width", "height", "encoding", "depth", "depth_unit", "stamp"}
@@ -61,6 +64,7 @@ class PickFrames:
         self._feed = QueueFeed(queue)
         self._clock = clock
         self._on_record = on_record
+        self._unchanged = Unchanged()
         self._lock = threading.Lock()
         pixels = picker.camera.width * picker.camera.height
         self.max_bytes = MAX_HEADER + pixels * (3 + 4)
@@ -75,8 +79,10 @@ class PickFrames:
         hand = header.get("base_from_hand")
         place = None if hand is None else Transform.from_dict(hand, "frame: base_from_hand")
         with self._lock:
-            points = point_records(self._localizer(image), self._localizer.class_names)
+            found = self._localizer(image)
+            points = point_records(found, self._localizer.class_names)
             now = self._clock()
+            same_for = header["stamp"] - self._unchanged.since(image, header["stamp"])
             result = self._picker.pick(
                 points,
                 depth,
@@ -84,6 +90,8 @@ class PickFrames:
                 now=now,
                 depth_unit=header["depth_unit"],
                 base_from_hand=place,
+                frozen=same_for >= self._picker.settings.frozen_after,
+                flags=found.flags,
             )
             self._feed.add(result, now)
             record = {**result.to_dict(), "age_ms": round(1e3 * (now - result.stamp), 3)}
@@ -102,7 +110,8 @@ class PickFrames:
                 f"frame: begins with a line of JSON with {', '.join(sorted(_NEEDED))}."
             )
         stamp, camera = header["stamp"], self._picker.camera
-        if isinstance(stamp, bool) or not isinstance(stamp, int | float):
+        number = isinstance(stamp, int | float) and not isinstance(stamp, bool)
+        if not number or not abs(stamp) < MAX_STAMP:
             raise InputError(f"frame: stamp {stamp!r}: seconds since 1970 are needed.")
         size = header["width"], header["height"]
         if size != (camera.width, camera.height):

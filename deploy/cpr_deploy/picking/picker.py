@@ -17,17 +17,17 @@ from scipy.spatial.distance import cdist
 
 from cpr_deploy.camera import CameraModel
 from cpr_deploy.files import InputError
+from cpr_deploy.model_spec import FLAG_NOT_FINITE
 from cpr_deploy.picking.interior import interior_points
 from cpr_deploy.picking.results import PickResult, PickTarget, Refusal, RefusalCode
 from cpr_deploy.picking.settings import MAX_AHEAD, PickSettings
 from cpr_deploy.picking.surface import Surfaces, find_surfaces
+from cpr_deploy.picking.unchanged import ROW_STEP, Unchanged
 from cpr_deploy.transforms import Transform
 
 __all__ = ["PickResult", "PickSettings", "PickTarget", "PointPicker", "Refusal", "RefusalCode"]
 
 UNITS = {"mm": 1e-3, "m": 1.0}
-# Every so many rows of a depth image tell whether it changed: its noise does.
-_ROW_STEP = 8
 
 
 class PointPicker:
@@ -65,8 +65,7 @@ class PointPicker:
         self._base_from_camera = base_from_camera
         self._hand_from_camera = hand_from_camera
         self._history: deque[tuple[float, np.ndarray]] = deque()
-        self._rows = b""
-        self._same_since: float | None = None
+        self._unchanged = Unchanged()
         self._last_stamp = -np.inf
 
     def pick(
@@ -79,6 +78,7 @@ class PointPicker:
         depth_unit: str | float,
         base_from_hand: Transform | None = None,
         frozen: bool = False,
+        flags: int = 0,
     ) -> PickResult:
         """Targets of one frame, first choice first, and a refusal for each other point.
 
@@ -91,6 +91,8 @@ class PointPicker:
             base_from_hand: the arm's pose when the frame was taken, for a camera on the arm. None
                 refuses all points: it is not known.
             frozen: the source of the image repeats itself.
+            flags: of the points' frame, as in `PointResult`: if nothing is known of it, nothing is
+                picked.
 
         Raises:
             InputError: a depth image of another size, type or unit than said, points or times that
@@ -105,7 +107,7 @@ class PointPicker:
                 " is on the arm."
             )
         items = [_Item.read(point, index) for index, point in enumerate(points)]
-        frame_refusal = self._frame_refusal(depth, stamp, now, base_from_hand, frozen)
+        frame_refusal = self._frame_refusal(depth, stamp, now, base_from_hand, frozen, flags)
         if frame_refusal:
             self._history.clear()
             refusals = [_refusal(*frame_refusal, stamp, item) for item in items]
@@ -153,6 +155,7 @@ class PointPicker:
         now: float,
         base_from_hand: Transform | None,
         frozen: bool,
+        flags: int,
     ) -> tuple[RefusalCode, str] | None:
         same_for = self._same_for(depth, stamp)
         age = now - stamp
@@ -164,17 +167,16 @@ class PointPicker:
             return RefusalCode.FROZEN, "the image repeats itself"
         if same_for >= self.settings.frozen_after:
             return RefusalCode.FROZEN, f"the very same depth image for {same_for:.1f} s"
+        if flags & FLAG_NOT_FINITE:
+            return RefusalCode.NO_RESULT, "the network gave numbers that are not finite"
         if self._base_from_camera is None and base_from_hand is None:
             return RefusalCode.NO_TRANSFORM, "the arm's pose at this time is not known"
         return None
 
     def _same_for(self, depth: np.ndarray, stamp: float) -> float:
         """Seconds for which the depth image has not changed; one without any depth never counts."""
-        rows = depth[::_ROW_STEP]
-        data = rows.tobytes()
-        if self._same_since is None or data != self._rows or stamp < self._same_since:
-            self._rows, self._same_since = data, stamp
-        return stamp - self._same_since if np.nan_to_num(rows).any() else 0.0
+        same_for = stamp - self._unchanged.since(depth, stamp)
+        return same_for if same_for and np.nan_to_num(depth[::ROW_STEP]).any() else 0.0
 
     def _pick(
         self,

@@ -15,6 +15,7 @@ class RefusalCode(enum.StrEnum):
     # Of a whole frame.
     STALE = "stale"
     FROZEN = "frozen"
+    NO_RESULT = "no_result"
     NO_TRANSFORM = "no_transform"
     UNSYNCHRONISED = "unsynchronised"
     # Of a point.

@@ -24,6 +24,7 @@ from cpr_deploy.picking.queue_feed import QueueFeed
 from cpr_deploy.picking.results import PickResult, Refusal, RefusalCode
 from cpr_deploy.picking.settings import PickSettings
 from cpr_deploy.picking.tool_poses import tool_pose
+from cpr_deploy.picking.unchanged import Unchanged
 from cpr_deploy.ros import messages
 from cpr_deploy.ros.camera_info import camera_of
 from cpr_deploy.ros.images import colour_image, depth_image
@@ -52,8 +53,6 @@ OUTPUTS = {
 # How the stream is: topic and type, and seconds between two of them.
 DIAGNOSTICS = ("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray")
 DIAGNOSTICS_EVERY = 1.0
-# Every so many rows of an image tell whether it changed.
-_ROW_STEP = 8
 
 
 class MessageCode(enum.StrEnum):
@@ -178,7 +177,7 @@ class PickPipeline:
         # Decided frames, and until when they wait for their transform.
         self._waiting: deque[tuple[Together, int]] = deque()
         self._picker: PointPicker | None = None
-        self._picture: tuple[bytes, int] | None = None
+        self._unchanged = Unchanged()
         self._last_result: PickResult | None = None
         # What was wrong with transforms that came.
         self._faults: deque[str] = deque(maxlen=100)
@@ -313,7 +312,8 @@ class PickPipeline:
             depth, unit = depth_image(together.depth, "depth")
             camera = camera_of(together.info, "camera_info", rectified=self.settings.rectified)
             self._check_frames(together, image, camera)
-            points = point_records(self._localizer(image), self._localizer.class_names)
+            found = self._localizer(image)
+            points = point_records(found, self._localizer.class_names)
             result = self._picker_of(camera).pick(
                 points,
                 depth,
@@ -322,6 +322,7 @@ class PickPipeline:
                 depth_unit=unit,
                 base_from_hand=base_from_camera,
                 frozen=self._is_frozen(image, together.stamp),
+                flags=found.flags,
             )
         except InputError as error:
             return refused(MessageCode.BAD_MESSAGE, str(error))
@@ -358,9 +359,6 @@ class PickPipeline:
         return self._picker
 
     def _is_frozen(self, image: np.ndarray, stamp: int) -> bool:
-        """Whether the very same picture has come for too long; every so many rows tell."""
-        rows = image[::_ROW_STEP].tobytes()
-        if self._picture is None or self._picture[0] != rows or stamp < self._picture[1]:
-            self._picture = rows, stamp
-        same_for = (stamp - self._picture[1]) / messages.NANOSECONDS
+        """Whether the very same picture has come for too long."""
+        same_for = (stamp - self._unchanged.since(image, stamp)) / messages.NANOSECONDS
         return same_for >= self._pick_settings.frozen_after

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from cpr_deploy.model_spec import FLAG_NOT_FINITE
 from cpr_deploy.tracking.density import DensityGrid
 from cpr_deploy.tracking.stream_tracks import RESET_EVENTS
 from cpr_deploy.tracking.zones import Zones
@@ -75,7 +76,7 @@ class TrackCounter:
         """
         if record.get("type") in RESET_EVENTS:
             return self._leave_all(record)
-        if record.get("type") != "frame" or "tracks" not in record:
+        if record.get("type") != "frame" or "tracks" not in record or not is_seen(record):
             return []
         self._set_size(record["width"], record["height"])
         seconds = record_seconds(record)
@@ -235,6 +236,11 @@ class TrackCounter:
             }
             for direction in DIRECTIONS
         }
+
+
+def is_seen(record: Mapping[str, Any]) -> bool:
+    """Whether a frame record tells of the world: the picture is new, and the network knows it."""
+    return not record.get("frozen") and not record.get("flags", 0) & FLAG_NOT_FINITE
 
 
 def record_seconds(record: Mapping[str, Any]) -> float:

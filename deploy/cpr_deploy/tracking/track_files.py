@@ -13,7 +13,7 @@ import numpy as np
 
 from cpr_deploy.files import InputError
 from cpr_deploy.point_localizer import PointResult
-from cpr_deploy.tracking.counter import record_seconds
+from cpr_deploy.tracking.counter import is_seen, record_seconds
 from cpr_deploy.tracking.settings import TrackSettings
 from cpr_deploy.tracking.stream_tracks import RESET_EVENTS, StreamTracks, add_tracks
 
@@ -55,6 +55,8 @@ def _check_frame(record: Mapping[str, Any], where: str) -> None:
     times = [record[key] for key in ("pts", "age_ms") if record.get(key) is not None]
     if not all(_is_number(value) for value in times):
         raise InputError(f"{where}: a time is no number.")
+    if type(record.get("flags", 0)) is not int:
+        raise InputError(f"{where}: flags is no whole number.")
     for key, fields in (("points", _POINT), ("tracks", _TRACK)):
         entries = record.get(key, [])
         if not isinstance(entries, list):
@@ -109,7 +111,7 @@ def track_again(
             stream.reset()
         if record["type"] == "resolution":
             size = record["width"], record["height"]
-        if record["type"] == "frame" and not record.get("frozen"):
+        if record["type"] == "frame" and is_seen(record):
             image = _image_at(images, record["frame"])
             shape = image.shape if image is not None else size[::-1]
             points = record["points"]
