@@ -232,6 +232,51 @@ def test_a_full_disk_ends_a_file_and_not_a_lookout(clip):
     ]
 
 
+def test_a_lookout_without_any_output_left_ends(clip):
+    class Full:
+        def write(self, *_):
+            raise OSError(28, "No space left on device", "out.mp4")
+
+    with (
+        FeedGroup([SourceSpec(str(clip), paced=True)], FeedSettings()) as group,
+        pytest.raises(OSError, match="No space left"),
+    ):
+        run_streams(stream_parts.localizer(), group, StreamOutputs([], [[Full()]]))
+    assert group.feeds[0].counts.processed < COUNT
+
+
+def test_an_encoder_that_fails_ends_a_file_and_not_a_lookout(clip, caplog):
+    class Broken:
+        def write(self, *_):
+            raise ValueError("the encoder is broken")
+
+    with pytest.raises(ValueError, match="the encoder is broken"):
+        run(clip, frames=[[Broken()]])
+    summary, records = run(SourceSpec(str(clip), paced=True), frames=[[Broken()]])
+    assert len(records.of("frame")) == counts(summary).processed > 4
+    assert summary.errors == ["the encoder is broken"] and "Traceback" in caplog.text
+
+
+def test_a_lookout_goes_on_when_its_decoder_can_start_again(clip, monkeypatch):
+    """Too many processes, for now."""
+    from cpr_deploy import feed
+
+    real, tries = feed.Decoder, []
+
+    def short_of_processes(spec):
+        tries.append(spec)
+        if len(tries) < 3:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return real(spec)
+
+    monkeypatch.setattr(feed, "Decoder", short_of_processes)
+    monkeypatch.setattr(feed.StreamFeed, "_restartable", property(lambda self: True))
+    settings = FeedSettings(mode="latest", first_wait=0.05)
+    summary, records = run(SourceSpec(str(clip), paced=True), settings=settings)
+    assert ["cannot be started" in record["message"] for record in records.of("lost")] == [True] * 2
+    assert records.of("frame") and not summary.errors
+
+
 def test_frames_without_and_with_thousands_of_objects(tmp_path):
     # 50 x 100 cells, all of them bright.
     full = spot_model.picture(400, 800, [(x, y) for x in range(100) for y in range(50)])

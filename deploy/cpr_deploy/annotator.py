@@ -73,6 +73,11 @@ class Annotator:
         elif self._writers:
             self._thread.put(job)
 
+    def check(self) -> None:
+        """Raises an error that drawing or writing has met."""
+        if self._thread is not None:
+            self._thread.check()
+
     def close(self) -> None:
         """Waits until all is written; an error of it is raised here at the latest."""
         if self._thread is not None:

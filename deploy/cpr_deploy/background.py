@@ -17,7 +17,8 @@ class Background:
         room: how many may wait.
         drop: when as many wait, leave further ones out instead of waiting.
 
-    The first error of a job ends the thread and reaches the caller with the next `put`, or `close`.
+    The first error of a job ends the thread and reaches the caller with the next `put`, `check` or
+    `close`.
     """
 
     def __init__(self, name: str, *, room: int = 2, drop: bool = False):
@@ -31,11 +32,17 @@ class Background:
 
     def put(self, job: Callable[[], None]) -> None:
         """Has `job` done later."""
-        self._raise()
+        self.check()
         if self._drop and self._jobs.full():
             self.dropped += 1
             return
         self._enqueue(job)
+
+    def check(self) -> None:
+        """Raises the error that has ended the thread, once."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     def close(self) -> None:
         """Waits for all jobs."""
@@ -43,7 +50,7 @@ class Background:
             self._closed = True
             self._enqueue(None)
             self._thread.join()
-            self._raise()
+            self.check()
 
     def _enqueue(self, job: Callable[[], None] | None) -> None:
         while self._thread.is_alive():
@@ -52,12 +59,7 @@ class Background:
                 return
             except queue.Full:
                 continue
-        self._raise()
-
-    def _raise(self) -> None:
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
+        self.check()
 
     def _run(self) -> None:
         try:

@@ -36,7 +36,11 @@ def child_environment() -> dict[str, str]:
 
 
 class Decoder:
-    """A process that decodes `spec`. One thread receives and closes; any may take frames."""
+    """A process that decodes `spec`. One thread receives and closes; any may take frames.
+
+    Raises:
+        OSError: it cannot be started.
+    """
 
     def __init__(self, spec: SourceSpec):
         ours, theirs = socket.socketpair()
@@ -66,7 +70,8 @@ class Decoder:
         self._closed = False
         self.in_slots = 0
         # Not on the command line, which all users of the machine can see: it may hold a password.
-        self._connection.send_bytes(json.dumps(dataclasses.asdict(spec)).encode())
+        with contextlib.suppress(OSError):  # the process is gone already; `receive` tells
+            self._connection.send_bytes(json.dumps(dataclasses.asdict(spec)).encode())
 
     @property
     def pid(self) -> int:

@@ -235,7 +235,11 @@ class StreamFeed:
     def _play(self, *, reconnecting: int) -> str | None:
         """Reads until the source ends. Why it did, if that was not as it should be."""
         reconnecting = reconnecting if self._next_index else 0
-        session = _Session(Decoder(self.spec), self._next_index, reconnecting, self.counts.skipped)
+        try:
+            decoder = Decoder(self.spec)
+        except OSError as error:  # no memory, or too many processes or files, for now
+            return f"{self.name}: the decoder process cannot be started ({error})."
+        session = _Session(decoder, self._next_index, reconnecting, self.counts.skipped)
         self._health.reopened()
         try:
             return self._read(session)

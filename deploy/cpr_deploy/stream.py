@@ -190,6 +190,8 @@ class _Run:
                         self._tell(feed, item)
                 left = None if max_frames is None else max_frames - self.summary.frames
                 progress.update(self._process(frames, left))
+                for annotator in self._annotators.values():
+                    annotator.check()
                 self._tell_status()
                 if max_frames is not None and self.summary.frames >= max_frames:
                     return
@@ -391,12 +393,14 @@ class _Run:
         must not make a lookout blind."""
         try:
             writer.write(*what)
-        except OSError as error:
+        except Exception as error:
             if not self._forgiving or isinstance(error, BrokenPipeError):
                 raise
             writers.remove(writer)
-            message = explain(error) or str(error)
-            logger.error("an output failed: %s", message)
+            message = explain(error) or str(error) or repr(error)
+            # What no user can mend (an encoder, a window) is told in full.
+            trace = None if isinstance(error, (InputError, OSError)) else error
+            logger.error("an output failed: %s", message, exc_info=trace)
             self.summary.errors.append(message)
             if not self._outputs.records and not any(self._outputs.frames):
                 raise

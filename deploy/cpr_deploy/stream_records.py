@@ -93,6 +93,18 @@ def end_record(source: str, frames: int, errors: int) -> dict[str, Any]:
     return {"type": "end", "source": source, "frames": frames, "errors": errors}
 
 
+@contextlib.contextmanager
+def _given_up_if_broken(file: IO[str]) -> Iterator[None]:
+    """What could not be written still waits in the buffer; it must not fail again at the end."""
+    try:
+        yield
+    except OSError:
+        if file is not sys.stdout:
+            with contextlib.suppress(OSError):
+                file.close()
+        raise
+
+
 class RecordWriter:
     """Writes records to an open text file, one a line, each at once."""
 
@@ -100,8 +112,9 @@ class RecordWriter:
         self._file = file
 
     def write(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
+        with _given_up_if_broken(self._file):
+            self._file.write(json.dumps(record, allow_nan=False) + "\n")
+            self._file.flush()
 
 
 class CsvWriter:
@@ -116,8 +129,9 @@ class CsvWriter:
         if record["type"] != "frame":
             return
         common = {"stream": 1, **record, "stale": int(record.get("stale", False))}
-        self._rows.writerows({**common, **point} for point in record["points"])
-        self._file.flush()
+        with _given_up_if_broken(self._file):
+            self._rows.writerows({**common, **point} for point in record["points"])
+            self._file.flush()
 
 
 @contextlib.contextmanager

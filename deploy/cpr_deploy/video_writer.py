@@ -76,7 +76,7 @@ class VideoWriter:
         try:
             for packet in self._stream.encode(frame):
                 self._container.mux(packet)
-        except OSError:
+        except Exception:
             self._broken = True
             raise
 
@@ -86,7 +86,9 @@ class VideoWriter:
             if self._stream is not None and not self._broken:
                 self._mux(None)
         finally:
-            self._container.close()
+            # The end of a broken file cannot be written either, which has been told.
+            with contextlib.suppress(OSError) if self._broken else contextlib.nullcontext():
+                self._container.close()
 
 
 def add_video_stream(container, width: int, height: int, **options: str):
