@@ -28,6 +28,7 @@ from cpr_deploy.picking.pick_socket import PickSocket
 from cpr_deploy.picking.picker import PointPicker
 from cpr_deploy.picking.settings import PickSettings
 from cpr_deploy.point_localizer import PointLocalizer
+from cpr_deploy.sessions import InferenceError
 from cpr_deploy.transforms import Transform
 
 ROOT = Path(__file__).parents[1]
@@ -181,6 +182,18 @@ def test_nothing_is_picked_of_a_frame_of_which_nothing_is_known(
     found = send(client, clock, seed=1)
     assert not found["targets"] and {r["code"] for r in found["refusals"]} == {"no_result"}
     assert client.take()["code"] == "no_result" and not client.health()["ok"]
+
+
+def test_a_network_that_fails_is_told(client, clock, localizer, monkeypatch, caplog):
+    def fail(*_, **__):
+        raise InferenceError("the network failed: out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(localizer), "__call__", fail)
+        with pytest.raises(PickServerError, match="500: .*out of memory"):
+            send(client, clock)
+    assert "out of memory" in caplog.text and client.take()["code"] == "stale"
+    assert send(client, clock)["targets"]
 
 
 def test_a_clock_that_is_set_back(client, clock):
@@ -469,6 +482,15 @@ def test_a_line_without_end_is_cut_off(talk):
 def test_form_that_is_unknown(desk):
     with pytest.raises(InputError, match="one of ur, kuka"):
         PickSocket("127.0.0.1", 0, desk, "abb")
+
+
+def test_the_script_of_a_web_page_takes_nothing(talk, desk, client, clock):
+    """Browsers send a form to any port, as lines of HTTP and whatever body it wants."""
+    send(client, clock)
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n\r\n"
+    assert talk("ur", head + b"take arm\nack arm\n") == [""]
+    assert desk.health()["handed_out"] == 0
+    assert len(talk("ur", b"take arm\n")[0]) > 2
 
 
 # --- the script -----------------------------------------------------------------------------------

@@ -1,12 +1,10 @@
 """Files of records when the disk is full; tests/test_stream.py has what is in them."""
 
 import builtins
-import contextlib
 
-import numpy as np
 import pytest
 
-from cpr_deploy import stream_records, video_writer
+from cpr_deploy import stream_records
 
 FRAME = {"type": "frame", "source": "s", "frame": 0, "pts": 0.0, "captured_at": 1.0}
 FRAME["points"] = [{"x": 1.0, "y": 2.0, "score": 0.5, "label": 0, "class_name": "seal"}]
@@ -17,8 +15,7 @@ def full_disk(monkeypatch):
     def open_full(_, *args, **options):
         return builtins.open("/dev/full", *args, **options)
 
-    for module in (stream_records, video_writer):
-        monkeypatch.setattr(module, "open", open_full, raising=False)
+    monkeypatch.setattr(stream_records, "open", open_full, raising=False)
 
 
 @pytest.mark.parametrize("open_writer", [stream_records.open_records, stream_records.open_csv])
@@ -27,19 +24,6 @@ def test_a_full_disk_is_told_once(tmp_path, full_disk, open_writer):
     with open_writer(str(tmp_path / "out"), in_place=True) as writer:
         with pytest.raises(OSError, match="No space left"):
             writer.write(FRAME)
-
-
-def test_a_full_disk_is_told_once_by_video(tmp_path, full_disk):
-    with video_writer.open_video(tmp_path / "out.mp4", in_place=True) as writer:
-        told = 0
-        for index in range(200):
-            noise = np.random.default_rng(index).integers(0, 255, (96, 128, 3), np.uint8)
-            with contextlib.suppress(OSError):
-                writer.write(noise, index / 25)
-                continue
-            told += 1
-            break
-        assert told == 1
 
 
 def test_a_full_disk_leaves_no_file_of_a_run_that_ends(tmp_path, full_disk):

@@ -86,9 +86,7 @@ class VideoWriter:
             if self._stream is not None and not self._broken:
                 self._mux(None)
         finally:
-            # The end of a broken file cannot be written either, which has been told.
-            with contextlib.suppress(OSError) if self._broken else contextlib.nullcontext():
-                self._container.close()
+            self._container.close()
 
 
 def add_video_stream(container, width: int, height: int, **options: str):

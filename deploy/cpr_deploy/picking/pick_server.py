@@ -141,6 +141,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(error.status, str(error))
         except InputError as error:
             self._refuse(http.HTTPStatus.BAD_REQUEST, str(error))
+        except (ConnectionError, TimeoutError):  # who asked is gone
+            raise
+        except Exception as error:  # the network failed, or a defect: never silence
+            logger.exception("a request for picks failed")
+            reason = f"the server failed: {error}"
+            self._refuse(http.HTTPStatus.INTERNAL_SERVER_ERROR, reason, "server_error")
         finally:
             self._picks.leave()
 
@@ -186,8 +192,8 @@ class _Handler(BaseHTTPRequestHandler):
         if "Origin" in self.headers or (self._local and name.lower() not in LOOPBACK):
             raise _Bad(http.HTTPStatus.FORBIDDEN, "not for web pages")
 
-    def _refuse(self, status: http.HTTPStatus, reason: str) -> None:
-        self._reply(status, {"ok": False, "code": "bad_request", "reason": reason})
+    def _refuse(self, status: http.HTTPStatus, reason: str, code: str = "bad_request") -> None:
+        self._reply(status, {"ok": False, "code": code, "reason": reason})
 
     def _reply(self, status: http.HTTPStatus, answer: dict[str, Any]) -> None:
         data = json.dumps(answer, allow_nan=False).encode() + b"\n"

@@ -29,6 +29,7 @@ MAX_CONNECTIONS = 16
 # Seconds of silence after which a connection is closed: longer than an arm's longest motion.
 IDLE = 600.0
 _END = re.compile(rb"\n|</Robot>|/>")
+_HTTP = re.compile(r" HTTP/\d")
 _ATTRIBUTE = re.compile(r"""(\w+)\s*=\s*["']([^"'<>]*)["']""")
 VERBS = {"take": "take", "ack": "acknowledge", "reject": "reject", "health": "health"}
 
@@ -80,6 +81,8 @@ class PickSocket:
             return
         try:
             for line in _lines(reader):
+                if _HTTP.search(line):  # the script of a web page: it must not move a robot
+                    return
                 writer.write(self.answer(line).encode() + b"\n")
         finally:
             self._slots.release()
