@@ -99,6 +99,25 @@ def test_what_is_missing_is_told():
         buffer.lookup("base", "camera", START)
 
 
+def test_nobody_knows_how_a_frame_moved_in_a_long_gap():
+    """An arm whose poses stop coming for a while, and a mount that is told every five seconds."""
+    start, buffer = random_transform(5), TfBuffer()
+    moved = Transform(start.rotation, start.translation + [0.002, 0, 0])
+    turned = Transform(start.rotation @ Rotation.from_rotvec([0, 0.003, 0]).as_matrix(), [0, 0, 0])
+    edges = {"still": start, "moved": moved, "turned": turned}
+    for child, after in edges.items():
+        before = Transform(start.rotation, after.translation) if child == "turned" else start
+        for seconds, place in ((0, before), (5, after), (6, after)):
+            message = ros_parts.tf(("base", child, place), stamp=START + seconds * SECOND)
+            buffer.add(message, static=False)
+    close(buffer.lookup("base", "still", START + 2 * SECOND), start)
+    for child in ("moved", "turned"):
+        with pytest.raises(TransformMissing, match=f"{child}.* in a gap of 5.000 s") as error:
+            buffer.lookup("base", child, START + 2 * SECOND)
+        assert not error.value.later
+        close(buffer.lookup("base", child, START + 5 * SECOND + 1), edges[child])
+
+
 def test_a_frame_that_changes_its_parent():
     buffer = TfBuffer()
     buffer.add(ros_parts.tf(("table", "part", random_transform(1))), static=False)

@@ -1,6 +1,7 @@
 """Transforms between frames at a time, out of the messages of /tf and /tf_static.
 
 What tf2 does, for one thread and without ROS: the same answer for a node and for a recorded bag.
+Other than tf2 it does not guess over a gap in which a frame has moved.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from cpr_deploy.transforms import Transform
 
 # Frames from one to the root: more are a loop.
 MAX_FRAMES = 1000
+# Over a longer gap (s) nobody knows how a frame moved, if it did: more than STILL (m, rad).
+MAX_GAP = 1.0
+STILL = 1e-3
 
 
 class TransformMissing(Exception):
@@ -113,7 +117,10 @@ class TfBuffer:
         (parent, before), (new_parent, after) = moving[place - 1], moving[place]
         if parent != new_parent:  # moved to another parent in between: nobody knows when
             return None
-        share = (stamp - times[place - 1]) / (times[place] - times[place - 1])
+        gap = times[place] - times[place - 1]
+        if gap > MAX_GAP * NANOSECONDS and _moved(before, after):
+            return None
+        share = (stamp - times[place - 1]) / gap
         return parent, interpolate(before, after, share)
 
     def _why(
@@ -130,6 +137,11 @@ class TfBuffer:
             elif stamp < times[0]:
                 text += f"; the oldest of {end!r} is {(times[0] - stamp) / 1e9:.3f} s newer"
                 later = False
+            else:
+                place = bisect.bisect_left(times, stamp)
+                gap = (times[place] - times[max(place - 1, 0)]) / NANOSECONDS
+                text += f"; how {end!r} moved in a gap of {gap:.3f} s is not known"
+                later = False
         return f"{text}. Check /tf and /tf_static, and the names of the frames.", later
 
 
@@ -141,6 +153,13 @@ def interpolate(before: Transform, after: Transform, share: float) -> Transform:
     rotation = before.rotation @ Rotation.from_rotvec(share * turn).as_matrix()
     translation = (1 - share) * before.translation + share * after.translation
     return Transform(np.asarray(rotation), translation)
+
+
+def _moved(before: Transform, after: Transform) -> bool:
+    change = before.inverse() @ after
+    # The largest entry of R - 1 is about the angle, where that is small.
+    turn = np.abs(change.rotation - np.eye(3)).max()
+    return bool(max(np.linalg.norm(change.translation), turn) > STILL)
 
 
 def _name(frame: str) -> str:
