@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import threading
 
@@ -97,6 +98,18 @@ def test_time_out_frees_the_target_and_tells_the_late_arm():
     assert x_of(pending.take(110.4, "right")) == 0.0
     late = pending.acknowledge(held.id, now=110.5)
     assert late.code == "unknown_id" and "held for more than 10 s" in late.reason
+
+
+def test_two_frames_of_one_stamp_do_not_lose_a_hold():
+    """Their targets have the same ids, whatever the order in which they were found."""
+    pending = queue(0.0)
+    held = pending.take(100.0, "left")
+    other = dataclasses.replace(target(1.0), id=held.id)
+    pending.update(PickResult(100.0, [other], []))
+    assert x_of(pending.take(100.1, "right")) == "all_taken"
+    pending.update(frame(100.2, 0.0, 1.0))
+    assert x_of(pending.take(100.2, "right")) == 1.0
+    assert pending.acknowledge(held.id, now=100.3) is None
 
 
 def test_dead_man():

@@ -155,6 +155,8 @@ class PickQueue:
         return None
 
     def _is_free(self, target: PickTarget, now: float) -> bool:
+        if target.id in self._held:  # two frames of one stamp: the hold must stay known
+            return False
         places = [hold.target.position for hold in self._held.values()]
         places += [
             bar.position
