@@ -293,7 +293,7 @@ def main(argv: list[str] | None = None) -> int:
     with _stopped_by_signals(group.stop) as signals, group, contextlib.ExitStack() as stack:
         outputs = StreamOutputs()
         if tracking is not None:
-            _open_counts(args, model.class_names, stack, outputs)
+            _open_counts(args, group, model.class_names, stack, outputs)
         _open_outputs(args, group, stack, outputs)
         summary = run_streams(
             localizer,
@@ -322,7 +322,8 @@ def _stopped_by_signals(stop):
         if number == signal.SIGINT and signal.SIGINT in signals:
             raise KeyboardInterrupt
         signals.append(number)
-        stop()
+        if len(signals) == 1:  # one that comes within the first must not wait for its lock
+            stop()
 
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = [signal.signal(number, handle) for number in numbers]
@@ -333,7 +334,7 @@ def _stopped_by_signals(stop):
             signal.signal(number, handler)
 
 
-def _open_counts(args, class_names, stack: contextlib.ExitStack, outputs) -> None:
+def _open_counts(args, group, class_names, stack: contextlib.ExitStack, outputs) -> None:
     from cpr_deploy.tracking.count_files import CountWriter
     from cpr_deploy.tracking.zones import load_zones
 
@@ -350,17 +351,23 @@ def _open_counts(args, class_names, stack: contextlib.ExitStack, outputs) -> Non
     folders = _numbered(args.counts, args) or [None] * len(args.source)
     zones = outputs.zones or [None] * len(args.source)
     for number, (folder, drawn) in enumerate(zip(folders, zones, strict=True), 1):
-        writer = CountWriter(folder, drawn, stream=number, on_alarm=on_alarm)
+        writer = CountWriter(
+            folder, drawn, stream=number, on_alarm=on_alarm, in_place=_endless(group)
+        )
         outputs.records.append(stack.enter_context(contextlib.closing(writer)))
         outputs.raw_frames.append(writer.keep_frame)
+
+
+def _endless(group) -> bool:
+    """What has no end must be there while it grows."""
+    return any(feed.live or feed.spec.kind == "stdin" for feed in group.feeds)
 
 
 def _open_outputs(args, group, stack: contextlib.ExitStack, outputs) -> None:
     from cpr_deploy.stream_records import open_csv, open_records
     from cpr_deploy.video_writer import open_video
 
-    # What has no end must be there while it grows.
-    in_place = any(feed.live or feed.spec.kind == "stdin" for feed in group.feeds)
+    in_place = _endless(group)
     outputs.frames = [[] for _ in group.feeds]
     outputs.draw_in_thread = not args.view  # windows belong to the main thread
     for path, open_writer in ((args.points, open_records), (args.csv, open_csv)):

@@ -200,6 +200,18 @@ def test_density_picture_leaves_the_rest_of_the_frame(tmp_path):
         grid.picture(frame[:40])
 
 
+def test_counts_of_an_earlier_lookout_are_set_aside(tmp_path):
+    for _ in range(2):
+        writer = CountWriter(tmp_path, ZONES, in_place=True)
+        for k in range(50):
+            writer.write(record(k, (1, 2 * k, 50)))
+        writer.close()
+    for name in ("events.jsonl", "counts.json", "counts.csv", "density.csv", "density.png"):
+        stem, dot, suffix = name.partition(".")
+        earlier = tmp_path / f"{stem}-1{dot}{suffix}"
+        assert earlier.read_bytes() == (tmp_path / name).read_bytes()
+
+
 def test_the_folder_of_counts(tmp_path):
     alarms = []
     writer = CountWriter(tmp_path / "c", ZONES, on_alarm=alarms.append)

@@ -33,6 +33,23 @@ def started(words, frames=20):
     return process, points
 
 
+def test_a_signal_within_the_handling_of_another():
+    """A stop takes a lock, for which the second must not wait in the same thread."""
+    script = (
+        "import runpy, signal, threading\n"
+        f"video = runpy.run_path({str(stream_parts.VIDEO)!r}, run_name='video')\n"
+        "lock = threading.Lock()\n"
+        "def stop():\n"
+        "    with lock:\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
+        "with video['_stopped_by_signals'](stop) as signals:\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "print(*map(int, signals))\n"
+    )
+    done = stream_parts.run_python(script)
+    assert done.stdout.split() == [b"2", b"15"], done.stderr
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_it_in_order(tmp_path, words, number, code):
     process, points = started(words)

@@ -17,10 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from cpr_deploy.files import write_json, write_text
+from cpr_deploy.files import set_aside, write_json, write_text
 from cpr_deploy.tracking.counter import TrackCounter
 from cpr_deploy.tracking.zones import Zones
 
+# What is written at the end, beside the events.
+RESULTS = ("counts.json", "counts.csv", "density.csv", "density.png")
 CSV_COLUMNS = ("kind", "name", "direction", "class_name", "count", "seconds")
 
 
@@ -28,7 +30,7 @@ class CountWriter:
     """Counts the records of stream `stream` (those without a number are the first's).
 
     folder: or None, to hand on alarms only. on_alarm: called with each `alarm` entry; must not
-    block.
+    block. in_place, for streams without end: what an earlier run has left is set aside.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class CountWriter:
         *,
         stream: int = 1,
         on_alarm: Callable[[dict[str, Any]], None] | None = None,
+        in_place: bool = False,
     ):
         self.counter = TrackCounter(zones)
         self._folder = None if folder is None else Path(folder)
@@ -48,6 +51,9 @@ class CountWriter:
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
             path = self._folder / "events.jsonl"
+            if in_place:
+                for name in (path.name, *RESULTS):
+                    set_aside(self._folder / name)
             self._events = open(path, "w", encoding="utf-8", newline="")  # noqa: SIM115
 
     def write(self, record: Mapping[str, Any]) -> None:
