@@ -125,6 +125,39 @@ def test_what_waits_at_the_end_becomes_dead_letters(letters):
     assert sender.failed == 8 and sender.delivered == 0
 
 
+def test_a_receiver_that_hangs_does_not_hold_up_the_end(letters):
+    sink = Sink()
+    sink.gate.clear()
+    sender = AlarmSender(sink, letters, FAST)
+    for number in range(5):
+        sender.send({"id": number})
+    until(lambda: sender._queue.qsize() == 4)
+    begin = time.monotonic()
+    sender.close()
+    assert time.monotonic() - begin < 2.0
+    assert [letter["alarm"]["id"] for letter in letters._read()] == list(range(5))
+    sink.gate.set()
+
+
+def test_a_slow_replay_does_not_hold_up_the_end(letters):
+    for number in range(40):
+        letters.add({"id": number}, "away")
+    sink = Sink()
+    deliver = sink.deliver
+
+    def slow(alarm):
+        time.sleep(0.1)
+        deliver(alarm)
+
+    sink.deliver = slow
+    sender = AlarmSender(sink, letters, FAST)
+    until(lambda: len(sink.got) >= 2)
+    sender.close()
+    until(lambda: not sender._thread.is_alive())
+    assert len(sink.got) < 10
+    assert [letter["alarm"]["id"] for letter in letters._read()] == list(range(len(sink.got), 40))
+
+
 def test_what_the_receiver_refuses_is_kept_and_not_sent_again(letters):
     sink = Sink(refuses=[1])
     sender = AlarmSender(sink, letters, FAST)

@@ -179,6 +179,8 @@ class AlarmSender:
         # again.
         self._away = False
         self._ask_at = 0.0
+        # The alarm that the thread has taken from the queue and not yet done with.
+        self._current: dict[str, Any] | None = None
         self._thread = threading.Thread(target=self._run, name="alarms", daemon=True)
         self._thread.start()
 
@@ -194,10 +196,19 @@ class AlarmSender:
             self._bury(alarm, "too many alarms wait to be sent")
 
     def close(self) -> None:
-        """Sends what waits for `drain` seconds; the rest becomes dead letters."""
+        """Sends what waits for `drain` seconds; the rest becomes dead letters, also what a receiver
+        that hangs may have got."""
         self._deadline = time.monotonic() + self._settings.drain
         self._stop.set()
-        self._thread.join()
+        self._thread.join(self._settings.drain + 2 * _TICK)
+        if not self._thread.is_alive():
+            return
+        reason = "the run ended before it was acknowledged"
+        if self._current is not None:
+            self._bury(self._current, reason)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._bury(self._queue.get_nowait(), reason)
 
     # --- the thread -------------------------------------------------------------------------------
 
@@ -210,8 +221,10 @@ class AlarmSender:
                     return
                 alarm = None
             try:
+                self._current = alarm
                 if alarm is not None:
                     self._pass_on(alarm)
+                    self._current = None
                 elif not self._stop.is_set() and time.monotonic() >= self._ask_at:
                     self._send_dead_letters()
             except Exception:  # a full disk, above all
@@ -246,7 +259,7 @@ class AlarmSender:
         """When nothing else waits."""
         self._ask_at = time.monotonic() + self._settings.longest_wait
         if self._dead.waiting():
-            count, reason = self._dead.replay(self._deliver)
+            count, reason = self._dead.replay(self._deliver_again)
             if reason is not None:
                 self._is_away(reason)
             elif count:
@@ -257,6 +270,11 @@ class AlarmSender:
         self.delivered += 1
         if self._away:  # what failed meanwhile can go as well
             self._away, self._ask_at = False, 0.0
+
+    def _deliver_again(self, alarm: Mapping[str, Any]) -> None:
+        if self._stop.is_set():
+            raise DeliveryError("the run has ended")
+        self._deliver(alarm)
 
     def _is_away(self, reason: str) -> None:
         if not self._away:
