@@ -76,6 +76,17 @@ def test_a_table_that_grows(tmp_path):
     assert table.telemetry(2).time.tolist() == [2, 3]
 
 
+def test_a_bad_row_does_not_end_a_flight(tmp_path, caplog):
+    path = write(tmp_path, "time_video,latitude,longitude\n0,54,12\n")
+    table = CsvTelemetry(path)
+    with open(path, "a") as file:
+        file.write("1,54,12\n2,54,12?\n\x00,54,12\n3,5412,12\n4,55,12\n")
+    assert table.update()
+    assert table.telemetry().columns["latitude"].tolist() == [54, 54, 55]
+    assert table.telemetry().time.tolist() == [0, 1, 4]
+    assert [text in caplog.text for text in ("12?", "latitude 5412")] == [True, True]
+
+
 def test_columns_are_for_tables(tmp_path):
     path = write(tmp_path, "x", "a.srt")
     with pytest.raises(InputError, match="for tables"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import datetime
 import io
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from pathlib import Path
 from cpr_deploy.files import InputError
 
 from .telemetry import FIELDS, Telemetry, from_rows
+
+logger = logging.getLogger(__name__)
 
 TIMES = ("time_utc", "time_video")
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
@@ -80,9 +83,10 @@ class CsvTelemetry:
         return self._time.removeprefix("time_")
 
     def update(self) -> bool:
-        """Reads what was appended; whether there was anything."""
+        """Reads what was appended; whether there was anything. A row that cannot be read is left
+        out, and told in the log: it must not end a flight."""
         lines = self._new_lines()
-        self._take(lines)
+        self._take(lines, forgiving=True)
         return bool(lines)
 
     def telemetry(self, last: int = 0) -> Telemetry:
@@ -108,21 +112,33 @@ class CsvTelemetry:
     def _split(self, line: str) -> list[str]:
         return next(csv.reader(io.StringIO(line), delimiter=self._delimiter), [])
 
-    def _take(self, lines: list[str]) -> None:
+    def _take(self, lines: list[str], *, forgiving: bool = False) -> None:
         for line in lines:
             self._line += 1
             cells = self._split(line)
             if not any(cell.strip() for cell in cells):
                 continue
-            row = {}
-            for field, place in self._places.items():
-                cell = cells[place].strip() if place < len(cells) else ""
-                if cell:
-                    row[field] = self._number(field, cell)
-            time = row.pop(self._time, math.nan)
-            if not math.isfinite(time):
-                raise self._error(self._time, "", "every row needs a time")
-            self._rows.append({"time": time, **row})
+            try:
+                row = self._row(cells)
+                if forgiving:
+                    from_rows(str(self._path), self.clock, [row], gimbal_absolute=True)
+            except InputError as error:
+                if not forgiving:
+                    raise
+                logger.warning("%s The row is left out.", error)
+                continue
+            self._rows.append(row)
+
+    def _row(self, cells: list[str]) -> dict[str, float]:
+        row = {}
+        for field, place in self._places.items():
+            cell = cells[place].strip() if place < len(cells) else ""
+            if cell:
+                row[field] = self._number(field, cell)
+        time = row.pop(self._time, math.nan)
+        if not math.isfinite(time):
+            raise self._error(self._time, "", "every row needs a time")
+        return {"time": time, **row}
 
     def _number(self, field: str, cell: str) -> float:
         try:
