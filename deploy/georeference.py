@@ -38,6 +38,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     points = parser.add_argument_group("points")
     points.add_argument("--points", metavar="FILE.jsonl", help="stream records; - as they come")
+    points.add_argument(
+        "--stream", type=int, metavar="N", help="of --points of several: the source that flew"
+    )
     points.add_argument("--images", metavar="DIR", help="stills, with positions in their metadata")
     points.add_argument("--predictions", metavar="FILE.json", help="detections on --images")
     points.add_argument(
@@ -260,8 +263,23 @@ def _all_records(args: argparse.Namespace):
             yield from read_records(lines, args.points)
 
 
-def _records(args: argparse.Namespace, poses):
+def _of_one_stream(args: argparse.Namespace):
+    """Records of one stream: another has another camera, and flies elsewhere."""
+    stream = args.stream
     for record in _all_records(args):
+        number = record.get("stream", 1)
+        stream = number if stream is None else stream
+        if number == stream:
+            yield record
+        elif args.stream is None:
+            raise InputError(
+                f"{args.points}: holds several streams. Give --stream N, the number of the source"
+                " that this camera and telemetry belong to."
+            )
+
+
+def _records(args: argparse.Namespace, poses):
+    for record in _of_one_stream(args):
         if args.images is not None and record.get("type") == "frame":
             record["size"] = poses.size(record.get("file"))
         if "points" in record:

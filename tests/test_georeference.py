@@ -352,6 +352,20 @@ def test_bad_records(flight, capsys, text, words):
     assert words in capsys.readouterr().err
 
 
+def test_records_of_several_streams(flight, capsys):
+    """One camera and one flight cannot be those of all."""
+    records = [
+        geo_parts.frame_record([(1920, 1080)], pts=1.0, stream=1),
+        geo_parts.frame_record([(100, 100)], pts=1.0, stream=2),
+        geo_parts.frame_record([(1920, 1080)], pts=1.5, stream=1),
+    ]
+    write(flight / "out.jsonl", records)
+    assert run("--points", "out.jsonl", "--output", "a.jsonl") == 2
+    assert "several streams. Give --stream N" in capsys.readouterr().err
+    assert run("--points", "out.jsonl", "--stream", 1, "--output", "a.jsonl") == 0
+    assert [record["pts"] for record in lines(flight / "a.jsonl")] == [1.0, 1.5]
+
+
 def test_a_file_that_was_cut(flight, capsys):
     text = (flight / "out.jsonl").read_text()
     (flight / "out.jsonl").write_text(text[:-20])
