@@ -16,7 +16,7 @@ from cpr_deploy.regions import Region, RegionLocalizer
 from cpr_deploy.sessions import InferenceError
 from cpr_deploy.sources import SourceSpec
 from cpr_deploy.stream import StreamOutputs, run_streams
-from cpr_deploy.stream_health import HealthSettings
+from cpr_deploy.stream_health import HealthSettings, StreamEvent
 from stream_parts import Frames, Records, counts, run
 
 COUNT = 12
@@ -84,6 +84,29 @@ def test_the_newest_of_a_live_source_and_every_drop_told(tmp_path):
         assert record["frame"] - last - 1 == record.get("dropped", 0)
         last = record["frame"]
     assert np.median([record["age_ms"] for record in frames]) < 250
+
+
+def test_drops_and_losses_before_a_stop_are_told(tmp_path, monkeypatch):
+    """Also those behind a frame that waits and will not be processed."""
+    from cpr_deploy.feed import StreamFeed
+
+    real, waiting = StreamFeed.join, []
+
+    def join(self):
+        real(self)
+        if not waiting:
+            waiting.append(self.in_flight())
+            self._event(StreamEvent("lost", self._next_index, {"message": "x", "retry_in": 1}))
+
+    monkeypatch.setattr(StreamFeed, "join", join)
+    clip = stream_parts.write_clip(tmp_path / "clip.mp4", stream_parts.pictures(80), fps=40)
+    records = Records()
+    with FeedGroup([SourceSpec(str(clip), paced=True)], FeedSettings()) as group:
+        timer = threading.Timer(1.0, group.stop)
+        timer.start()
+        summary = run_streams(Slow(0.2), group, StreamOutputs([records]))
+    assert summary.stopped and waiting == [1] and len(records.of("lost")) == 1
+    assert sum(record["count"] for record in records.of("drop")) == counts(summary).dropped > 5
 
 
 def test_results_too_old_are_stale(clip):

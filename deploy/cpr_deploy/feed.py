@@ -9,7 +9,6 @@ behind. Whatever befalls one stream, the others do not notice.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import logging
 import random
 import threading
@@ -134,11 +133,18 @@ class StreamFeed:
             self._items.appendleft(frame)
 
     def remaining_events(self) -> list[StreamEvent]:
-        """What was told since the last `take`, up to the next frame."""
+        """What was told since the last `take`: in mode "latest" all of it, with the drops before a
+        frame that nobody will take; in mode "every" up to the next frame."""
+        events = []
         with self._wake:
-            return list(
-                itertools.takewhile(lambda item: isinstance(item, StreamEvent), self._items)
-            )
+            for item in self._items:
+                if isinstance(item, StreamEvent):
+                    events.append(item)
+                elif not self._latest:
+                    break
+                elif item.dropped:
+                    events.append(StreamEvent("drop", item.index, {"count": item.dropped}))
+        return events
 
     def in_flight(self) -> int:
         with self._wake:
