@@ -1,6 +1,7 @@
 """Files of records when the disk is full; tests/test_stream.py has what is in them."""
 
 import builtins
+import csv
 
 import pytest
 
@@ -16,6 +17,18 @@ def full_disk(monkeypatch):
         return builtins.open("/dev/full", *args, **options)
 
     monkeypatch.setattr(stream_records, "open", open_full, raising=False)
+
+
+def test_a_table_tells_what_not_to_act_on(tmp_path):
+    with stream_records.open_csv(str(tmp_path / "out.csv")) as writer:
+        writer.write({**FRAME, "flags": 0})
+        writer.write({**FRAME, "flags": 4, "stale": True, "frozen": True})
+    with open(tmp_path / "out.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [[row[name] for name in ("stale", "frozen", "flags")] for row in rows] == [
+        ["0", "0", "0"],
+        ["1", "1", "4"],
+    ]
 
 
 @pytest.mark.parametrize("open_writer", [stream_records.open_records, stream_records.open_csv])

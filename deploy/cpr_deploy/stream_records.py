@@ -34,6 +34,7 @@ from cpr_deploy.point_localizer import PointResult
 CSV_COLUMNS = (
     *("stream", "source", "frame", "pts", "captured_at", "stale"),
     *("x", "y", "score", "label", "class_name", "track_id"),
+    *("frozen", "flags"),
 )
 
 
@@ -128,7 +129,8 @@ class CsvWriter:
     def write(self, record: Mapping[str, Any]) -> None:
         if record["type"] != "frame":
             return
-        common = {"stream": 1, **record, "stale": int(record.get("stale", False))}
+        marks = {name: int(record.get(name, False)) for name in ("stale", "frozen")}
+        common = {"stream": 1, **record, **marks}
         with _given_up_if_broken(self._file):
             self._rows.writerows({**common, **point} for point in record["points"])
             self._file.flush()
