@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cpr_deploy.files import InputError
+from cpr_deploy.tracking import count_files
 from cpr_deploy.tracking.count_files import CountWriter
 from cpr_deploy.tracking.counter import TrackCounter
 from cpr_deploy.tracking.density import DensityGrid
@@ -210,6 +211,24 @@ def test_counts_of_an_earlier_lookout_are_set_aside(tmp_path):
         stem, dot, suffix = name.partition(".")
         earlier = tmp_path / f"{stem}-1{dot}{suffix}"
         assert earlier.read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_counts_of_a_lookout_are_there_before_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(count_files, "SAVE_EVERY", 0.0)
+    path = tmp_path / "counts.json"
+    writer = CountWriter(tmp_path, ZONES, in_place=True)
+    for k in range(50):
+        writer.write(record(k, (1, 2 * k, 50)))
+        assert json.loads(path.read_text())["frames"] == k + 1
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(count_files, "write_json", full)
+        writer.write(record(50, (1, 2 * k, 50)))  # counting goes on
+    writer.close()
+    assert json.loads(path.read_text())["frames"] == 51
 
 
 def test_the_folder_of_counts(tmp_path):

@@ -7,10 +7,12 @@ In the folder: counts.json (`TrackCounter.summary`), counts.csv (the same as a t
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from cpr_deploy.files import set_aside, write_json, write_text
 from cpr_deploy.tracking.counter import TrackCounter
 from cpr_deploy.tracking.zones import Zones
 
+# A kill loses the counts of so many seconds at most.
+SAVE_EVERY = 10.0
 # What is written at the end, beside the events.
 RESULTS = ("counts.json", "counts.csv", "density.csv", "density.png")
 CSV_COLUMNS = ("kind", "name", "direction", "class_name", "count", "seconds")
@@ -30,7 +34,8 @@ class CountWriter:
     """Counts the records of stream `stream` (those without a number are the first's).
 
     folder: or None, to hand on alarms only. on_alarm: called with each `alarm` entry; must not
-    block. in_place, for streams without end: what an earlier run has left is set aside.
+    block. in_place, for streams without end: what an earlier run has left is set aside, and
+    counts.json is renewed every `SAVE_EVERY` seconds.
     """
 
     def __init__(
@@ -46,6 +51,8 @@ class CountWriter:
         self._folder = None if folder is None else Path(folder)
         self._stream = stream
         self._on_alarm = on_alarm
+        self._in_place = in_place
+        self._saved = time.monotonic()
         self._background: np.ndarray | None = None
         self._events = None
         if self._folder is not None:
@@ -65,19 +72,28 @@ class CountWriter:
             if self._events is not None:
                 self._events.write(json.dumps(event, allow_nan=False) + "\n")
                 self._events.flush()
+        if self._in_place and time.monotonic() - self._saved >= SAVE_EVERY:
+            self._saved = time.monotonic()
+            with contextlib.suppress(OSError):  # a full disk: the next time, perhaps
+                self._save()
 
     def keep_frame(self, image: np.ndarray) -> None:
         """The first frame of each size, (H, W, 3) uint8 BGR, is what density.png is drawn over."""
         if self._background is None or self._background.shape != image.shape:
             self._background = image.copy()
 
+    def _save(self) -> dict[str, Any]:
+        summary = self.counter.summary()
+        if self._folder is not None:
+            write_json(self._folder / "counts.json", summary, indent=1)
+        return summary
+
     def close(self) -> None:
         """Writes the counts."""
         if self._events is None:
             return
         self._events.close()
-        summary = self.counter.summary()
-        write_json(self._folder / "counts.json", summary, indent=1)
+        summary = self._save()
         write_text(self._folder / "counts.csv", _table(summary))
         density = self.counter.density
         if density is None:
