@@ -1,7 +1,9 @@
 """Video files: tests/test_video.py has times and sizes; here is what a kill leaves, and sending."""
 
+import contextlib
 import subprocess
 import sys
+import threading
 import time
 
 import av
@@ -12,7 +14,7 @@ import spot_model
 import stream_parts
 from cpr_deploy.files import InputError
 from cpr_deploy.video_push import VideoPusher
-from cpr_deploy.video_writer import open_video
+from cpr_deploy.video_writer import VideoWriter, open_video
 
 WRITE_FOR_EVER = """
 import sys, time
@@ -46,6 +48,45 @@ def test_a_file_that_grows_plays_after_a_kill(tmp_path):
         kept = len(list(container.decode(video=0)))
     # A fragment of a second is 25 frames; the encoder looks some ahead.
     assert kept >= written - 100 and kept > 0
+
+
+def test_closing_waits_for_the_frame_that_another_thread_writes(tmp_path):
+    """As when Ctrl-C comes again while frames are drawn."""
+    begun, go = threading.Event(), threading.Event()
+    path = tmp_path / "out.mp4"
+    with open(path, "wb", buffering=0) as file:
+
+        class Slow:
+            seekable = staticmethod(lambda: False)
+            tell = file.tell
+
+            def write(self, data):
+                begun.set()
+                assert go.wait(20)
+                return file.write(data)
+
+        writer = VideoWriter(Slow())
+        image = np.zeros((96, 128, 3), np.uint8)
+
+        def draw():
+            with contextlib.suppress(ValueError):
+                for index in range(10_000):
+                    writer.write(image, index / 25)
+
+        drawing = threading.Thread(target=draw)
+        drawing.start()
+        assert begun.wait(20)
+        closing = threading.Thread(target=writer.close)
+        closing.start()
+        closing.join(0.3)
+        assert closing.is_alive()
+        go.set()
+        closing.join(20)
+        drawing.join(20)
+        with pytest.raises(ValueError, match="closed"):
+            writer.write(image, 1.0)
+    with av.open(str(path)) as container:
+        assert len(list(container.decode(video=0))) == writer.frames
 
 
 def receive(address, count, seconds=20, **options):

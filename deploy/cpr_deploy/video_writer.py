@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -40,7 +41,10 @@ class VideoWriter:
         options = {"movflags": flags, "frag_duration": str(FRAGMENT)}
         self._container = av.open(file, "w", format="mp4", container_options=options)
         self._stream = None
+        # FFmpeg crashes if one thread closes what another still writes.
+        self._lock = threading.Lock()
         self._broken = False
+        self._closed = False
         self._last_pts = -1
         self._offset: float | None = None
         self.frames = 0
@@ -51,6 +55,12 @@ class VideoWriter:
         Times are shifted so that the first frame is at 0; a missing or earlier time than that of
         the frame before follows it by 1/25 s.
         """
+        with self._lock:
+            self._write(image, pts)
+
+    def _write(self, image: np.ndarray, pts: float | None) -> None:
+        if self._closed:
+            raise ValueError("the video is closed")
         if self._stream is None:
             self._stream = self._add_stream(image.shape[0], image.shape[1])
         if self._offset is None:
@@ -81,12 +91,15 @@ class VideoWriter:
             raise
 
     def close(self) -> None:
-        try:
-            # FFmpeg crashes if it is given more after a write that failed.
-            if self._stream is not None and not self._broken:
-                self._mux(None)
-        finally:
-            self._container.close()
+        """Ends the file; waits for a frame that another thread writes."""
+        with self._lock:
+            self._closed = True
+            try:
+                # FFmpeg crashes if it is given more after a write that failed.
+                if self._stream is not None and not self._broken:
+                    self._mux(None)
+            finally:
+                self._container.close()
 
 
 def add_video_stream(container, width: int, height: int, **options: str):
