@@ -1,5 +1,6 @@
 """Picks over HTTP and a plain socket: what arms get, who may ask, and what is refused."""
 
+import contextlib
 import dataclasses
 import http.client
 import json
@@ -17,13 +18,14 @@ import pytest
 
 import pick_bags
 import spot_model
+import stream_parts
 from cpr_deploy.camera import CameraModel
 from cpr_deploy.files import InputError, write_json
 from cpr_deploy.picking.client import PickClient, PickServerError
 from cpr_deploy.picking.pick_desk import PickDesk
 from cpr_deploy.picking.pick_frames import PickFrames, pack_frame
 from cpr_deploy.picking.pick_queue import PickQueue
-from cpr_deploy.picking.pick_server import MAX_BYTES, PickServer
+from cpr_deploy.picking.pick_server import MAX_BYTES, MAX_CONNECTIONS, PickServer
 from cpr_deploy.picking.pick_socket import PickSocket
 from cpr_deploy.picking.picker import PointPicker
 from cpr_deploy.picking.settings import PickSettings
@@ -399,6 +401,20 @@ def test_the_client_tells_what_is_wrong(server, client):
         thread.join()
     with pytest.raises(OSError):
         PickClient(port=port, timeout=1).take()
+
+
+def test_connections_that_ask_nothing_are_bounded(server, client):
+    before = threading.active_count()
+    idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(MAX_CONNECTIONS)]
+    with contextlib.ExitStack() as stack:
+        for connection in idle:
+            stack.enter_context(connection)
+        stream_parts.wait_until(lambda: threading.active_count() >= before + MAX_CONNECTIONS)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as one_more:
+            assert one_more.recv(1) == b""
+        assert threading.active_count() <= before + MAX_CONNECTIONS
+    stream_parts.wait_until(lambda: threading.active_count() <= before)
+    assert client.health()["ok"] is False
 
 
 # --- the plain socket -----------------------------------------------------------------------------

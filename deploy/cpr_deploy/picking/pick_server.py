@@ -24,9 +24,11 @@ from cpr_deploy.picking.pick_frames import PickFrames
 
 logger = logging.getLogger(__name__)
 
-# Seconds for a request; requests at a time; bytes of one that is no frame.
+# Seconds for a request; requests at a time; connections, also those that ask nothing; bytes of one
+# that is no frame.
 TIMEOUT = 10.0
 MAX_REQUESTS = 16
+MAX_CONNECTIONS = 64
 MAX_BYTES = 4096
 VERBS = ("take", "acknowledge", "reject")
 _HEADERS = {
@@ -109,7 +111,20 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], handler: Callable):
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
+        self._connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
         super().__init__(address, handler)
+
+    def process_request(self, request, client_address) -> None:
+        if self._connections.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request, client_address) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._connections.release()
 
     def handle_error(self, request, client_address) -> None:
         logger.debug("a request for picks failed", exc_info=True)
