@@ -231,6 +231,22 @@ def test_counts_of_a_lookout_are_there_before_its_end(tmp_path, monkeypatch):
     assert json.loads(path.read_text())["frames"] == 51
 
 
+def test_a_full_disk_does_not_silence_the_alarms(tmp_path, caplog):
+    records = [record(k, (1, 50, 50)) for k in range(30)]
+    (tmp_path / "events.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        writer = CountWriter(tmp_path, ZONES)
+        for item in records:
+            writer.write(item)
+    alarms = []
+    writer = CountWriter(tmp_path, ZONES, on_alarm=alarms.append, in_place=True)
+    for item in records:
+        writer.write(item)
+    writer.close()
+    assert len(alarms) == 1 and "the disk is full" in caplog.text
+    assert json.loads((tmp_path / "counts.json").read_text())["alarms"] == 1
+
+
 def test_the_folder_of_counts(tmp_path):
     alarms = []
     writer = CountWriter(tmp_path / "c", ZONES, on_alarm=alarms.append)

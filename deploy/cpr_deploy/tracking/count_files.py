@@ -11,6 +11,7 @@ import contextlib
 import csv
 import io
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -19,9 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from cpr_deploy.files import set_aside, write_json, write_text
+from cpr_deploy.files import explain, set_aside, write_json, write_text
 from cpr_deploy.tracking.counter import TrackCounter
 from cpr_deploy.tracking.zones import Zones
+
+logger = logging.getLogger(__name__)
 
 # A kill loses the counts of so many seconds at most.
 SAVE_EVERY = 10.0
@@ -70,12 +73,24 @@ class CountWriter:
             if self._on_alarm is not None and event["type"] == "alarm":
                 self._on_alarm(event)
             if self._events is not None:
-                self._events.write(json.dumps(event, allow_nan=False) + "\n")
-                self._events.flush()
+                self._write_event(event)
         if self._in_place and time.monotonic() - self._saved >= SAVE_EVERY:
             self._saved = time.monotonic()
             with contextlib.suppress(OSError):  # a full disk: the next time, perhaps
                 self._save()
+
+    def _write_event(self, event: Mapping[str, Any]) -> None:
+        try:
+            self._events.write(json.dumps(event, allow_nan=False) + "\n")
+            self._events.flush()
+        except OSError as error:
+            if not self._in_place:
+                raise
+            # A full disk must not silence the alarms.
+            logger.error("%s: ends here: %s", self._events.name, explain(error) or error)
+            with contextlib.suppress(OSError):
+                self._events.close()
+            self._events = None
 
     def keep_frame(self, image: np.ndarray) -> None:
         """The first frame of each size, (H, W, 3) uint8 BGR, is what density.png is drawn over."""
@@ -90,9 +105,10 @@ class CountWriter:
 
     def close(self) -> None:
         """Writes the counts."""
-        if self._events is None:
+        if self._folder is None:
             return
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
         summary = self._save()
         write_text(self._folder / "counts.csv", _table(summary))
         density = self.counter.density
