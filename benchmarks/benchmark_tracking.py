@@ -96,8 +96,9 @@ def steps_of(localizer, results: list, images: list) -> dict[str, Callable[[int]
     def count(k: int) -> None:
         record = {"type": "frame", "source": "s", "frame": k, "pts": k / 25, "points": []}
         tracks = counted.update(results[k], k / 25)
+        record |= {"width": WIDTH, "height": HEIGHT}
         record["points"] = [{} for _ in range(len(results[k]))]
-        add_tracks(record, tracks, (HEIGHT, WIDTH), ["object"])
+        add_tracks(record, tracks, ["object"])
         counter.update(record)
 
     steps = {

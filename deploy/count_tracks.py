@@ -109,7 +109,7 @@ def _records(args, class_names, zones, writer):
     elif zones is not None:
         size = zones.width, zones.height
     else:
-        raise InputError("the size of the frames is not known: give --source FILE or --zones.")
+        size = None
     settings = TrackSettings(args.track_size, keep=args.track_keep, high_score=args.track_score)
     again = _images(args.source) if args.source else ()
     return track_again(records, settings, class_names, size, again)

@@ -279,9 +279,19 @@ def _of_one_stream(args: argparse.Namespace):
 
 
 def _records(args: argparse.Namespace, poses):
+    told = False
     for record in _of_one_stream(args):
         if args.images is not None and record.get("type") == "frame":
-            record["size"] = poses.size(record.get("file"))
+            size = poses.size(record.get("file"))
+            if size is not None:
+                record["width"], record["height"] = size
+        if not told and record.get("type") == "frame" and "width" not in record:
+            told = True
+            print(
+                f"{args.points or args.predictions}: does not tell the size of its frames; it is"
+                " taken for the camera's.",
+                file=sys.stderr,
+            )
         if "points" in record:
             record["points"] = [p for p in record["points"] if p["score"] >= args.min_score]
         yield record

@@ -96,6 +96,7 @@ def frame_record(points, pts=1.0, frame=0, **fields):
         pts=pts,
         captured_at=1.0e9,
         latency_ms={},
+        shape=(PINHOLE.height, PINHOLE.width, 3),
         result=PointResult(
             np.array(points, np.float32).reshape(-1, 2),
             np.full(count, 0.9, np.float32),

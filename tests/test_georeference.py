@@ -97,16 +97,41 @@ def test_offset_shifts_the_flight(flight):
     assert away == pytest.approx(35, abs=0.02)
 
 
-def test_another_resolution(flight):
-    """The same point after the stream changed to half its size."""
+def test_the_camera_is_scaled_to_the_frames_of_the_records(flight, capsys):
+    """A camera of 3840 x 2160 px, and its video at half that size from the first frame on."""
+    half = {"width": 1920, "height": 1080}
+    records = [
+        geo_parts.frame_record([(2210, 1300)], pts=1.0),
+        geo_parts.frame_record([(1105, 650)], pts=1.0, **half),
+    ]
+    write(flight / "out.jsonl", records)
+    assert run("--points", "out.jsonl", "--output", "a.jsonl") == 0
+    first, second = lines(flight / "a.jsonl")
+    for key in ("latitude", "longitude"):
+        assert first[key] == pytest.approx(second[key], abs=1e-8)
+    assert "size" not in capsys.readouterr().err
+    write(flight / "out.jsonl", [records[1] | {"height": 1920}])
+    assert run("--points", "out.jsonl", "--output", "a.jsonl") == 2
+    assert "another shape" in capsys.readouterr().err
+    write(flight / "out.jsonl", [records[1] | {"height": 0}])
+    assert run("--points", "out.jsonl", "--output", "a.jsonl") == 2
+    assert "width and height" in capsys.readouterr().err
+
+
+def test_another_resolution(flight, capsys):
+    """Records of an older version, and the same point after the stream changed to half its size."""
     records = [
         geo_parts.frame_record([(2210, 1080)], pts=1.0),
         {"type": "resolution", "source": "clip.mp4", "frame": 1, "width": 1920, "height": 1080},
         geo_parts.frame_record([(1105, 540)], pts=1.0),
         geo_parts.frame_record([(2210, 1080)], pts=1.0),
     ]
+    for record in records:
+        if record["type"] == "frame":
+            del record["width"], record["height"]
     write(flight / "out.jsonl", records)
     assert run("--points", "out.jsonl", "--output", "a.jsonl") == 0
+    assert "does not tell the size of its frames" in capsys.readouterr().err
     first, second, third = lines(flight / "a.jsonl")
     assert first["longitude"] == pytest.approx(second["longitude"], abs=1e-8)
     assert third["code"] == "outside_image"

@@ -65,10 +65,11 @@ def test_points_have_numbers_and_frames_have_tracks(clip):
     assert speeds == {80.0, -80.0, 0.0}  # 8 px at 10 frames a second
 
 
-def test_without_tracking_records_are_as_before(clip):
+def test_without_tracking_records_have_points_alone(clip):
     _, records = stream_parts.run(clip)
     frame = records.of("frame")[-1]
-    assert not {"tracks", "width", "height"} & set(frame)
+    assert (frame["width"], frame["height"]) == (256, 192)
+    assert "tracks" not in frame
     assert all("track_id" not in point for point in frame["points"])
     assert "track" not in frame["latency_ms"]
 
@@ -171,6 +172,9 @@ def test_video_and_count_tracks_agree(tmp_path, clip, capsys):
     common[1] = tmp_path / "plain.jsonl"
     assert count_tracks(*common, "--output", tmp_path / "c") == 2
     assert "--track-size" in capsys.readouterr().err
+    sizeless = ["--points", tmp_path / "plain.jsonl", "--track-size", 16]
+    assert count_tracks(*sizeless, "--output", tmp_path / "c") == 2
+    assert "size of the frames is not known" in capsys.readouterr().err
     common += ["--track-size", 16, "--source", clip]
     assert count_tracks(*common, "--output", tmp_path / "c") == 0
     assert json.loads(capsys.readouterr().out) == counts

@@ -36,8 +36,8 @@ def records():
             for x, y in found.points
         ]
         record = {"type": "frame", "source": "s", "frame": index, "pts": index / 25}
-        record |= {"captured_at": 0.0, "points": points}
-        add_tracks(record, stream.update(found, index / 25), (720, 1280), NAMES)
+        record |= {"captured_at": 0.0, "width": 1280, "height": 720, "points": points}
+        add_tracks(record, stream.update(found, index / 25), NAMES)
         made.append(record)
     return made
 

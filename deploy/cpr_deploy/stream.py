@@ -282,6 +282,7 @@ class _Run:
             pts=frame.pts,
             captured_at=frame.captured_at,
             latency_ms=stages,
+            shape=frame.image.shape,
             result=result,
             class_names=self._localizer.class_names,
             age_ms=age_ms,
@@ -290,7 +291,7 @@ class _Run:
             frozen=item.frozen,
         )
         if tracks is not None:
-            add_tracks(record, tracks, frame.image.shape, self._localizer.class_names)
+            add_tracks(record, tracks, self._localizer.class_names)
         self._record(feed, record)
         status = self._status[id(feed)]
         if self._outputs.raw_frames:

@@ -5,8 +5,8 @@ belongs to or, of events between frames, of the next one).
 - "frame": file (of a folder of images, else left out), pts (seconds from the container, null if it
   has none), captured_at (seconds since 1970 when the frame was read), latency_ms (stage -> ms), of
   live sources age_ms (from capture to these points), dropped, stale and frozen (each left out if 0
-  or false), flags (see `PointResult`), points [{x, y, score, label, class_name}], px of the frame.
-  With tracking also width and height (px of the frame), track_id of the points that have one, and
+  or false), width and height (px of the frame), flags (see `PointResult`), points [{x, y, score,
+  label, class_name}], px of the frame. With tracking also track_id of the points that have one, and
   tracks [{track_id, x, y, vx, vy, score, label, class_name, age, missed}]: smoothed px and px a
   second, label by vote, seconds since the first point, frames since the newest one (left out if 0).
 - "drop": count: frames that were read but not processed because a newer one had come.
@@ -59,6 +59,7 @@ def frame_record(
     pts: float | None,
     captured_at: float,
     latency_ms: Mapping[str, float],
+    shape: Sequence[int],
     result: PointResult,
     class_names: Sequence[str],
     file: str = "",
@@ -67,7 +68,7 @@ def frame_record(
     stale: bool = False,
     frozen: bool = False,
 ) -> dict[str, Any]:
-    """A record of a processed frame."""
+    """A record of a processed frame. shape: (height, width, ..) of the frame."""
     return {
         "type": "frame",
         "source": source,
@@ -80,6 +81,8 @@ def frame_record(
         **({"dropped": dropped} if dropped else {}),
         **({"stale": True} if stale else {}),
         **({"frozen": True} if frozen else {}),
+        "width": int(shape[1]),
+        "height": int(shape[0]),
         "flags": result.flags,
         "points": point_records(result, class_names),
     }

@@ -42,6 +42,9 @@ def _check(record: Mapping[str, Any], where: str) -> None:
     points = record.get("points")
     if not isinstance(points, list) or "source" not in record or "frame" not in record:
         raise InputError(f"{where}: a frame record has source, frame and points.")
+    size = [record[key] for key in ("width", "height") if key in record]
+    if size and not (len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
+        raise InputError(f"{where}: width and height are needed together, px above 0.")
     for key in ("pts", "captured_at"):
         if record.get(key) is not None and not _is_number(record[key]):
             raise InputError(f"{where}: {key} {record[key]!r}: a number of seconds is needed.")

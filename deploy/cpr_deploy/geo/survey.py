@@ -46,8 +46,9 @@ class Survey:
     def add(self, record: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], dict | None]]:
         """Per point of a record: its position record and find, or its refusal record and None.
 
-        Records that are no frames are passed over, but for `resolution`: later frames have other
-        pixels.
+        The camera is scaled to each frame's `width` and `height`. Where frames do not tell them
+        they have the camera's, or those of the last `resolution` record. Other records are passed
+        over.
         """
         if record.get("type") == "resolution":
             self._resize(record)
@@ -86,8 +87,9 @@ class Survey:
             yield {**found, "find": find["id"]}, find
 
     def _referencer_of(self, record: Mapping[str, Any]) -> GeoReferencer:
-        size = record.get("size")
-        return self.referencer if size is None else self._scaled(*size, record["file"])
+        if "width" not in record:  # records of an older version do not tell
+            return self.referencer
+        return self._scaled(record["width"], record["height"], record.get("file", record["source"]))
 
     def _resize(self, record: Mapping[str, Any]) -> None:
         self.referencer = self._scaled(record["width"], record["height"], record["source"])

@@ -80,11 +80,9 @@ class StreamTracks:
 def add_tracks(
     record: dict[str, Any],
     tracks: FrameTracks,
-    shape: Sequence[int],
     class_names: Sequence[str],
 ) -> None:
-    """Adds tracks, and the size of the frame (height, width, ..), to a frame record in place."""
-    record["height"], record["width"] = shape[:2]
+    """Adds tracks to a frame record in place."""
     for point, track in zip(record["points"], tracks.point_ids.tolist(), strict=True):
         if track:
             point["track_id"] = track

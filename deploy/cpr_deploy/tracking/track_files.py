@@ -65,7 +65,7 @@ def _check_frame(record: Mapping[str, Any], where: str) -> None:
             _check_fields(entry, fields, f"{where}: {key}[{index}]")
     if not all(0 <= point["label"] < _MAX_LABEL for point in record.get("points", [])):
         raise InputError(f"{where}: a label is not from 0 to {_MAX_LABEL - 1}.")
-    if "tracks" in record:
+    if not record.keys().isdisjoint(("tracks", "width", "height")):
         _check_fields(record, {"width": (int,), "height": (int,)}, where)
         if not (0 < record["width"] <= 1 << 16 and 0 < record["height"] <= 1 << 16):
             raise InputError(f"{where}: width or height is no size of a frame.")
@@ -96,13 +96,17 @@ def track_again(
     records: Iterable[dict[str, Any]],
     settings: TrackSettings,
     class_names: list[str],
-    size: tuple[int, int],
+    size: tuple[int, int] | None = None,
     images: Iterable[tuple[int, np.ndarray]] = (),
 ) -> Iterator[dict[str, Any]]:
     """The records with tracks, as a run with these settings would have written them.
 
-    size: (width, height) px of the frames. images: (frame index, (H, W, 3) uint8 BGR) in order, to
-    see the motion of the camera; without them it is taken to stand.
+    size: (width, height) px of frames that do not tell theirs, as in records of older versions.
+    images: (frame index, (H, W, 3) uint8 BGR) in order, to see the motion of the camera; without
+    them it is taken to stand.
+
+    Raises:
+        InputError: a frame does not tell its size, and `size` and `images` do not either.
     """
     stream = StreamTracks(settings, len(class_names))
     images = iter(images)
@@ -113,7 +117,14 @@ def track_again(
             size = record["width"], record["height"]
         if record["type"] == "frame" and is_seen(record):
             image = _image_at(images, record["frame"])
-            shape = image.shape if image is not None else size[::-1]
+            if image is not None:
+                record["height"], record["width"] = image.shape[:2]
+            elif "width" not in record:
+                if size is None:
+                    raise InputError(
+                        "the size of the frames is not known: give --source FILE or --zones."
+                    )
+                record["width"], record["height"] = size
             points = record["points"]
             result = PointResult(
                 np.array([[point["x"], point["y"]] for point in points]).reshape(-1, 2),
@@ -124,7 +135,7 @@ def track_again(
             for point in points:
                 point.pop("track_id", None)
             tracks = stream.update(result, record_seconds(record), image)
-            add_tracks(record, tracks, shape, class_names)
+            add_tracks(record, tracks, class_names)
         yield record
 
 
