@@ -98,6 +98,47 @@ def test_dead_letters_of_an_earlier_run_are_sent(letters):
     assert not letters.path.exists()
 
 
+def test_a_run_of_a_moment_sends_dead_letters_first(letters):
+    letters.add({"id": 1}, "away")
+    letters.add({"id": 2}, "away")
+    sink = Sink()
+    sender = AlarmSender(sink, letters, FAST)
+    sender.send({"id": 3})
+    sender.close()
+    assert sink.got == [1, 2, 3] and not letters.path.exists()
+
+
+def test_the_end_of_a_run_is_a_last_try(letters):
+    """The receiver comes back after it was asked, and the run ends before it is asked again."""
+    sink = Sink(up=False)
+    patient = AlarmSettings(attempts=1, first_wait=0.01, longest_wait=60.0, drain=0.5)
+    sender = AlarmSender(sink, letters, patient)
+    sender.send({"id": 1})
+    sender.send({"id": 2})
+    until(lambda: len(letters) == 2)
+    sink.up = True
+    sender.close()
+    assert sink.got == [1, 2] and not letters.path.exists()
+
+
+def test_many_dead_letters_do_not_hold_up_the_end(letters):
+    for number in range(100):
+        letters.add({"id": number}, "away")
+    sink = Sink()
+    deliver = sink.deliver
+
+    def slow(alarm):
+        time.sleep(0.05)
+        deliver(alarm)
+
+    sink.deliver = slow
+    sender = AlarmSender(sink, letters, FAST)
+    begin = time.monotonic()
+    sender.close()
+    assert time.monotonic() - begin < 3.0
+    assert sink.got == list(range(len(sink.got))) and 0 < len(sink.got) == 100 - len(letters)
+
+
 def test_send_does_not_wait_for_a_receiver_that_hangs(letters):
     sink = Sink()
     sink.gate.clear()

@@ -49,7 +49,7 @@ class AlarmSink(Protocol):
 class AlarmSettings:
     """attempts: for one alarm, before it becomes a dead letter. first_wait, longest_wait: seconds
     between them, doubling; while a receiver is away it is asked each longest_wait. queue: alarms
-    that wait at most. drain: seconds for what waits when the run ends."""
+    that wait at most. drain: seconds for what waits, and for dead letters, when the run ends."""
 
     attempts: int = 5
     first_wait: float = 1.0
@@ -213,24 +213,26 @@ class AlarmSender:
     # --- the thread -------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        alarm, last = None, False  # those of an earlier run go first
         while True:
-            try:
-                alarm = self._queue.get(timeout=_TICK)
-            except queue.Empty:
-                if self._stop.is_set():
-                    return
-                alarm = None
             try:
                 self._current = alarm
                 if alarm is not None:
                     self._pass_on(alarm)
                     self._current = None
-                elif not self._stop.is_set() and time.monotonic() >= self._ask_at:
+                elif last or time.monotonic() >= self._ask_at:
                     self._send_dead_letters()
             except Exception:  # a full disk, above all
                 logger.exception("alarms: %s could not be written", self._dead.path)
                 if alarm is not None:
                     self._keep(alarm)
+            if last:
+                return
+            try:
+                alarm = self._queue.get(timeout=_TICK)
+            except queue.Empty:
+                # A short run may end before the receiver is asked again: a last try.
+                alarm, last = None, self._stop.is_set()
 
     def _pass_on(self, alarm: dict[str, Any]) -> None:
         settings = self._settings
@@ -259,22 +261,22 @@ class AlarmSender:
         """When nothing else waits."""
         self._ask_at = time.monotonic() + self._settings.longest_wait
         if self._dead.waiting():
-            count, reason = self._dead.replay(self._deliver_again)
+            count, reason = self._dead.replay(self._deliver_letter)
             if reason is not None:
                 self._is_away(reason)
             elif count:
                 logger.warning("alarms: %d sent that had failed before.", count)
+
+    def _deliver_letter(self, alarm: Mapping[str, Any]) -> None:
+        if self._stop.is_set() and time.monotonic() > self._deadline:
+            raise DeliveryError("the run ended before all were sent")
+        self._deliver(alarm)
 
     def _deliver(self, alarm: Mapping[str, Any]) -> None:
         self._sink.deliver(alarm)
         self.delivered += 1
         if self._away:  # what failed meanwhile can go as well
             self._away, self._ask_at = False, 0.0
-
-    def _deliver_again(self, alarm: Mapping[str, Any]) -> None:
-        if self._stop.is_set():
-            raise DeliveryError("the run has ended")
-        self._deliver(alarm)
 
     def _is_away(self, reason: str) -> None:
         if not self._away:
