@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from xml.etree import ElementTree
 
@@ -15,6 +16,9 @@ import numpy as np
 import pytest
 
 import geo_parts
+from cpr_deploy.geo.flight_path import FlightPath
+from cpr_deploy.geo.poses import LivePoses
+from cpr_deploy.geo.telemetry_csv import CsvTelemetry
 from tool_runner import ROOT, run_script
 
 SCRIPT = "deploy/georeference.py"
@@ -240,6 +244,40 @@ def test_live_with_a_table_that_grows_and_cot(flight):
         receiver.close()
     assert process.returncode == 143, told
     assert "2 events sent" in told and (flight / "a.html").exists()
+
+
+def test_a_live_frame_waits_for_the_sample_after_it(tmp_path):
+    """Telemetry of one sample a second at 10 m/s; the frame is taken 0.6 s after the newest one."""
+    path, rows = tmp_path / "t.csv", []
+    for second in range(3):
+        longitude, latitude, _ = geo_parts.GEOD.fwd(12, 54, 0, 10 * second)
+        rows.append(f"{UTC + second},{latitude:.8f},{longitude:.8f},120,0,-90\n")
+    head = "time_utc,latitude,longitude,altitude_msl,gimbal_yaw,gimbal_pitch\n"
+    path.write_text(head + "".join(rows[:2]))
+
+    def metres(poses, seconds):
+        record = geo_parts.frame_record([], age_ms=50.0, captured_at=UTC + seconds)
+        pose, _ = poses.pose(record)
+        return geo_parts.GEOD.inv(12, 54, pose.longitude, pose.latitude)[2]
+
+    def make_path(telemetry):
+        return FlightPath(telemetry, "msl")
+
+    def write_late():
+        time.sleep(0.2)
+        with open(path, "a") as file:
+            file.write(rows[2])
+
+    writer = threading.Thread(target=write_late)
+    writer.start()
+    poses = LivePoses(CsvTelemetry(path), make_path, patience=20.0)
+    assert metres(poses, 1.6) == pytest.approx(16, abs=0.01)
+    writer.join()
+    # Nothing more comes: that is waited for once, and the newest pose serves right after it.
+    poses = LivePoses(CsvTelemetry(path), make_path, patience=0.2)
+    begin = time.monotonic()
+    assert {round(metres(poses, 2.5), 2) for _ in range(20)} == {20.0}
+    assert 0.2 <= time.monotonic() - begin < 2.0
 
 
 # --- stills ---

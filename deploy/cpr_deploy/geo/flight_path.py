@@ -199,6 +199,11 @@ class FlightPath:
         """First and last time of a position, s."""
         return float(self._place_times[0]), float(self._place_times[-1])
 
+    @property
+    def end(self) -> float:
+        """Time of the last sample, whatever it holds, s."""
+        return float(self._all[-1])
+
     def line(self) -> np.ndarray:
         """(N, 4): latitude, longitude, altitude (NaN where not known) and time of all positions."""
         latitude, longitude, _ = earth.to_geodetic(self._places)

@@ -67,8 +67,9 @@ class FlightPoses:
 class LivePoses(FlightPoses):
     """As `FlightPoses`, with a table that grows while the flight goes on.
 
-    A frame may be ahead of its telemetry: it is waited for, `patience` s at most, and not again
-    until something new has come.
+    A frame may be ahead of its telemetry: the next sample is waited for, `patience` s at most, and
+    not again until something new has come. Without waiting a frame just after the newest sample
+    would get the pose of that, metres behind at one sample a second.
     """
 
     def __init__(
@@ -77,26 +78,25 @@ class LivePoses(FlightPoses):
         make_path: Callable[[Telemetry], FlightPath],
         offset: float = 0.0,
         start: float | None = None,
-        patience: float = 1.0,
+        patience: float = 2.0,
     ):
         super().__init__(make_path(table.telemetry(_TAIL)), offset, start)
         self._table, self._make_path, self._patience = table, make_path, patience
         self._dry = False
 
     def pose(self, record: Mapping[str, Any]) -> tuple[Pose | GeoRefusal, float | None]:
-        found = super().pose(record)
+        moment, _ = self._times(record)
         end = time.monotonic() + self._patience
-        while found[0] is GeoRefusal.OUTSIDE_TELEMETRY:
+        while moment is not None and moment > self.path.end:
             if self._table.update():
                 self.path = self._make_path(self._table.telemetry(_TAIL))
                 self._dry = False
-                found = super().pose(record)
             elif self._dry or time.monotonic() > end:
                 self._dry = True
                 break
             else:
                 time.sleep(0.01)
-        return found
+        return super().pose(record)
 
     def line(self) -> np.ndarray:
         return self._make_path(self._table.telemetry()).line()
