@@ -87,6 +87,12 @@ def test_a_bad_row_does_not_end_a_flight(tmp_path, caplog):
     assert [text in caplog.text for text in ("12?", "latitude 5412")] == [True, True]
 
 
+@pytest.mark.parametrize(("last", "count"), [("2,55,12", 3), ("2,55", 2), ("2,55,12\n", 3)])
+def test_the_last_row_of_a_finished_table_needs_no_end_of_line(tmp_path, last, count):
+    path = write(tmp_path, f"time_video,latitude,longitude\n0,54,12\n1,54,12\n{last}")
+    assert len(load_telemetry(path)) == count
+
+
 def test_columns_are_for_tables(tmp_path):
     path = write(tmp_path, "x", "a.srt")
     with pytest.raises(InputError, match="for tables"):

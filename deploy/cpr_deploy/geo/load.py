@@ -35,7 +35,7 @@ def load_telemetry(
         raise InputError(f"{path}: no such file. Check the path of the telemetry.")
     suffix = path.suffix.lower()
     if suffix in CSV_SUFFIXES:
-        return CsvTelemetry(path, columns, unit).telemetry()
+        return CsvTelemetry(path, columns, unit, grows=False).telemetry()
     if columns:
         raise InputError(f"{path}: --columns are for tables (CSV) only.")
     if suffix == ".srt":

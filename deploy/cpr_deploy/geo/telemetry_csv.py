@@ -37,14 +37,22 @@ class CsvTelemetry:
     """Reads a table, and later what was appended to it since.
 
     columns: field -> name of the column, where that differs. unit: of a time in numbers. Times in
-    text are ISO 8601 with a zone.
+    text are ISO 8601 with a zone. grows: the file is still written to; its last line counts once it
+    is ended. Of a finished file it counts if it has all cells.
 
     Raises:
         InputError: no such file, no time or position column, a named column that is not there.
     """
 
-    def __init__(self, path: Path, columns: Mapping[str, str] | None = None, unit: str = "s"):
-        self._path, self._unit = path, UNITS[unit]
+    def __init__(
+        self,
+        path: Path,
+        columns: Mapping[str, str] | None = None,
+        unit: str = "s",
+        *,
+        grows: bool = True,
+    ):
+        self._path, self._unit, self._grows = path, UNITS[unit], grows
         self._rows: list[dict[str, float]] = []
         self._offset = self._line = 0
         columns = dict(columns or {})
@@ -101,13 +109,19 @@ class CsvTelemetry:
             file.seek(self._offset)
             data = file.read()
         end = data.rfind(b"\n") + 1
-        if not self._offset and not end:
+        if (not self._offset and not end) or (not self._grows and self._is_whole(data, end)):
             end = len(data)
         self._offset += end
         try:
             return data[:end].decode("utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise InputError(f"{self._path}: is not UTF-8 text ({error}). Save it so.") from None
+
+    @staticmethod
+    def _is_whole(data: bytes, end: int) -> bool:
+        """Whether the line from `end` on has as many cells as the first one."""
+        first, last = data.partition(b"\n")[0], data[end:]
+        return all(last.count(mark) >= first.count(mark) for mark in (b",", b";", b"\t"))
 
     def _split(self, line: str) -> list[str]:
         return next(csv.reader(io.StringIO(line), delimiter=self._delimiter), [])
