@@ -160,6 +160,9 @@ def main(argv: list[str] | None = None) -> int:
         f" a whole, {summary.found} targets, {summary.faults} damaged messages",
         file=sys.stderr,
     )
+    if summary.refusals:
+        told = ", ".join(f"{code} {count}" for code, count in summary.refusals.most_common())
+        print(f"refusals: {told} (deploy/PICKING.md; --picks has the reasons)", file=sys.stderr)
     for path in (args.output, args.picks):
         if path and path != "-":
             print(f"wrote {path}", file=sys.stderr)

@@ -92,7 +92,7 @@ def test_a_wrong_pose_is_named():
     result = hand_eye.calibrate_views(made, CAMERA, "eye_in_hand", max_residual=0.1)
     worst = max(result.details["views"], key=lambda row: row["left_out"])
     assert worst["image"] == "wrong.png" and worst["left_out"] > 0.02
-    with pytest.raises(InputError, match="leave-one-out residual is .* above the limit of 5.0 mm"):
+    with pytest.raises(InputError, match="above the limit of 5.0 mm; worst .* out: wrong.png"):
         hand_eye.calibrate_views(made, CAMERA, "eye_in_hand")
 
 
@@ -143,6 +143,13 @@ def test_touched_points_with_the_camera_on_the_arm():
     np.testing.assert_allclose(result.transform.matrix(), HAND_FROM_CAMERA.matrix(), atol=1e-9)
     with pytest.raises(InputError, match="base_from_hand of each point"):
         hand_eye.calibrate_touched(in_camera, in_base, "eye_in_hand")
+
+
+def test_a_point_in_mm_is_named():
+    in_camera, in_base = touched()
+    in_base[3] *= [1000, 1, 1]
+    with pytest.raises(InputError, match=r"worst when left out: points\[3\] .*units \(m\)"):
+        hand_eye.calibrate_touched(in_camera, in_base, "eye_to_hand")
 
 
 def test_touched_points_on_a_line_or_too_few():

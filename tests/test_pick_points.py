@@ -62,9 +62,9 @@ def test_a_bag(files, tmp_path, capsys):
     assert {r["code"] for r in picks[0]["refusals"]} == {"unstable"}
     for record in picks[2:]:
         assert places_of(record).max() < 0.002
-    assert (
-        "6 images, 6 looked at, 0 of them refused as a whole, 12 targets" in capsys.readouterr().err
-    )
+    told = capsys.readouterr().err
+    assert "6 images, 6 looked at, 0 of them refused as a whole, 12 targets" in told
+    assert "refusals: unstable 6" in told and records[-1]["refusals"] == {"unstable": 6}
 
     topics = {f"/picking/{name}": kind for name, kind in OUTPUTS.items()}
     topics |= dict([DIAGNOSTICS])

@@ -100,7 +100,7 @@ def load_hand_eye(path: str | os.PathLike, *, max_residual: float = MAX_RESIDUAL
         raise InputError(f"{path}: residual {residual!r}: metres are needed. Calibrate again.")
     if not isinstance(samples, int) or samples < MIN_TOUCHED:
         raise InputError(f"{path}: samples {samples!r}: at least {MIN_TOUCHED} are needed.")
-    _check_residual(residual, max_residual, str(path))
+    _check_residual(residual, max_residual, str(path), "calibrate again")
     details = value.get("details")
     return HandEye(
         kind, transform, str(value.get("method")), float(residual), samples, details or {}
@@ -146,11 +146,15 @@ def calibrate_views(
         summary[name] = method.summary()
     best = min(methods, key=lambda name: methods[name].residual)
     result = methods[best]
-    _check_residual(result.residual, max_residual, "calibration")
     per_view = [
         {"image": view.name, "left_out": round(float(off), 6)}
         for view, off in zip(views, result.left_out, strict=True)
     ]
+    advice = (
+        "A pose that was copied wrong stands out. Else check the board's size, the camera's numbers"
+        " and the units and order of all poses, take sharper pictures with more turning"
+    )
+    _check_residual(result.residual, max_residual, "calibration", f"{_worst(per_view)}. {advice}")
     details = {"methods": summary, "views": per_view, "camera": camera.to_dict()}
     return HandEye(kind, result.x, best, result.residual, len(views), details)
 
@@ -196,10 +200,15 @@ def calibrate_touched(
         other = _align(in_camera[kept], target[kept])
         left_out.append(float(np.linalg.norm(other.apply(in_camera[index]) - target[index])))
     residual = _rms(left_out)
-    _check_residual(residual, max_residual, "calibration")
+    points = [{"left_out": round(off, 6)} for off in left_out]
+    advice = (
+        "A point that was noted wrong stands out. Else check the units (m) of base, depth and"
+        " poses, the camera's numbers and the length of the tool"
+    )
+    _check_residual(residual, max_residual, "touched points", f"{_worst(points)}. {advice}")
     details = {
         "methods": {TOUCHED: {"fit": round(_rms(fit), 6), "left_out": round(residual, 6)}},
-        "points": [{"left_out": round(off, 6)} for off in left_out],
+        "points": points,
     }
     return HandEye(kind, transform, TOUCHED, residual, len(in_camera), details)
 
@@ -220,14 +229,21 @@ def report_lines(result: HandEye) -> list[str]:
         mark = " <-" if name == result.method else ""
         lines.append("{:<12}{:>12}{:>10}{:>12}{:>5}{}".format(name, *cells, mark))
     samples = result.details.get("views") or result.details.get("points") or []
-    worst = sorted(enumerate(samples), key=lambda item: -item[1]["left_out"])[:3]
-    told = (f"{row.get('image', f'point {i}')} {1e3 * row['left_out']:.1f} mm" for i, row in worst)
-    lines.append("worst when left out: " + ", ".join(told))
+    lines.append(_worst(samples))
     (name,) = result.pose()
     x, y, z = result.transform.translation
     turn = ", ".join(f"{value:.6f}" for value in result.transform.quaternion())
     lines.append(f"{name}: translation {x:.5f}, {y:.5f}, {z:.5f} m; rotation {turn} (x, y, z, w)")
     return lines
+
+
+def _worst(samples: Sequence[Mapping[str, Any]]) -> str:
+    """The three samples that the others predict worst."""
+    worst = sorted(enumerate(samples), key=lambda item: -item[1]["left_out"])[:3]
+    told = (
+        f"{row.get('image', f'points[{i}]')} {1e3 * row['left_out']:.1f} mm" for i, row in worst
+    )
+    return "worst when left out: " + ", ".join(told)
 
 
 class _Method:
@@ -329,12 +345,11 @@ def _check_turns(motions: Motions) -> None:
         )
 
 
-def _check_residual(residual: float, limit: float, name: str) -> None:
+def _check_residual(residual: float, limit: float, name: str, advice: str) -> None:
     if not residual <= limit:
         raise InputError(
             f"{name}: the leave-one-out residual is {1000 * residual:.1f} mm, above the limit of"
-            f" {1000 * limit:.1f} mm. Check the board's size, the camera's numbers and the poses,"
-            " take sharper pictures with more turning, or raise the limit."
+            f" {1000 * limit:.1f} mm; {advice}, or raise the limit."
         )
 
 

@@ -107,8 +107,8 @@ class PickSettings:
         """From JSON values; `workspace` as `Workspace.from_dict`. `name` begins the errors."""
         if not isinstance(value, Mapping):
             raise InputError(f"{name}: an object with settings is needed.")
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(value) - known)
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(value).difference(known))
         if unknown:
             raise InputError(f"{name}: unknown {', '.join(unknown)}. Known: {', '.join(known)}.")
         fields = dict(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,14 +24,15 @@ from cpr_deploy.stream import EntryWriter
 
 @dataclasses.dataclass
 class BagSummary:
-    """How many of what; found: targets; errors: why the bag could not be read to its end;
-    interrupted: by Ctrl-C."""
+    """How many of what; refused: frames as a whole; found: targets; refusals: of frames and points
+    by code; errors: why the bag could not be read to its end; interrupted: by Ctrl-C."""
 
     images: int = 0
     frames: int = 0
     refused: int = 0
     found: int = 0
     faults: int = 0
+    refusals: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     errors: list[str] = dataclasses.field(default_factory=list)
     interrupted: bool = False
 
@@ -168,6 +170,7 @@ class _Run:
             self.summary.frames += 1
             self.summary.refused += not frame.result.live
             self.summary.found += len(frame.result.targets)
+            self.summary.refusals.update(one.code.value for one in frame.result.refusals)
             self._record(frame.record())
             if self._bag is not None:
                 for name, message in frame.messages().items():
@@ -187,7 +190,7 @@ class _Run:
 
     def tell_end(self) -> None:
         self.summary.images = self._pipeline.counts["images"]
-        counts = dataclasses.asdict(self.summary)
+        counts = {**vars(self.summary), "refusals": dict(self.summary.refusals.most_common())}
         interrupted = {"interrupted": True} if counts.pop("interrupted") else {}
         self._record({"type": "end", **counts, "errors": len(self.summary.errors), **interrupted})
 
