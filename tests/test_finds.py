@@ -72,6 +72,22 @@ def test_positions_near_each_other_are_one_find():
     assert book.add(record(4.5, 0))["id"] == 2, "the nearest of two"
 
 
+def test_a_new_track_takes_over_the_points_before_it():
+    book = FindBook(radius=3)
+    book.add(record())
+    book.add(record(20, 0))
+    assert book.add(record(1, 0, track_id=4))["id"] == 1
+    assert book.add(record(9, 0, track_id=4))["id"] == 1, "wherever it goes"
+    assert book.add(record(1, 0, track_id=5))["id"] == 3, "a find has one track"
+    assert book.add(record(19, 0, track_id=6, class_name="boat"))["id"] == 4
+    assert [find["count"] for find in book.finds] == [3, 1, 1, 1]
+    assert [find.get("track_id") for find in book.finds] == [4, None, 5, 6]
+    apart = FindBook()
+    apart.add(record())
+    apart.add(record(track_id=4))
+    assert len(apart.finds) == 2
+
+
 def test_tracks_keep_their_positions_apart():
     book = FindBook(radius=50)
     for stream, track in ((1, 5), (1, 6), (2, 5), (1, 5)):

@@ -90,7 +90,9 @@ class FindBook:
     """Joins positions of one object.
 
     Positions with a `track_id` belong to one find per track. Others belong to the nearest find of
-    their class within `radius` m, or, without a radius, are finds of their own.
+    their class within `radius` m, or, without a radius, are finds of their own. A new track takes
+    over the nearest find of its class within `radius` m that has no track: an object has some
+    points before it has a track.
 
     A find's place is the mean of its positions, weighted by 1 / semi_major^2; its ellipse is that
     of its best position. It does not shrink with their number: within one flight most of the error
@@ -136,12 +138,22 @@ class FindBook:
         return find
 
     def _number(self, record: Mapping[str, Any], place: np.ndarray) -> int | None:
-        if "track_id" in record:
-            return self._tracks.get(self._track(record))
-        if self._radius is None:
-            return None
         numbers = self._classes.get(record["class_name"], [])
-        if not numbers:
+        if "track_id" in record:
+            track = self._track(record)
+            if track in self._tracks:
+                return self._tracks[track]
+            numbers = [n for n in numbers if "track_id" not in self.finds[n]]
+            number = self._nearest(numbers, place)
+            if number is not None:
+                self._tracks[track] = number
+                self.finds[number]["track_id"] = record["track_id"]
+            return number
+        return self._nearest(numbers, place)
+
+    def _nearest(self, numbers: list[int], place: np.ndarray) -> int | None:
+        """That of these finds within the radius, if there is one."""
+        if self._radius is None or not numbers:
             return None
         sums = np.array([self._sums[number] for number in numbers])
         away = np.linalg.norm(sums[:, 1:4] / sums[:, :1] - place, axis=1)
