@@ -389,7 +389,7 @@ def _write(args: argparse.Namespace, work, run: str) -> None:
     from cpr_deploy.geo.writers.report import Report, flight_lines
 
     line = work.poses.line()
-    source = args.points if args.points not in (None, "-") else "a flight"
+    source = Path(args.points).name if args.points not in (None, "-") else "a flight"
     report = Report(
         title=clean(args.title or f"Finds of {source}"),
         finds=work.finds.finds,

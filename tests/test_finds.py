@@ -78,6 +78,9 @@ def test_a_new_track_takes_over_the_points_before_it():
     book.add(record(20, 0))
     assert book.add(record(1, 0, track_id=4))["id"] == 1
     assert book.add(record(9, 0, track_id=4))["id"] == 1, "wherever it goes"
+    moved = book.finds[0]
+    last = geo_parts.GEOD.inv(12, 54, moved["last_longitude"], moved["last_latitude"])[2]
+    assert last == pytest.approx(9, abs=1e-3), "the mean is at 10 / 3 m"
     assert book.add(record(1, 0, track_id=5))["id"] == 3, "a find has one track"
     assert book.add(record(19, 0, track_id=6, class_name="boat"))["id"] == 4
     assert [find["count"] for find in book.finds] == [3, 1, 1, 1]

@@ -24,7 +24,8 @@ def find(number=1, **fields):
         "altitude_msl": 3.0, "altitude_ellipsoid": 40.0, "semi_major": 12.0, "semi_minor": 5.0,
         "azimuth": 30.0, "sigma_altitude": 1.5, "distance": 100.0, "count": 3,
         "time": "2026-06-01T09:30:00.000Z", "last_time": "2026-06-01T09:30:01.000Z", "pts": 1.0,
-        "last_pts": 2.0, "source": "clip.mp4", "frame": 25, "x": 1.0, "y": 2.0, "label": 0,
+        "last_pts": 2.0, "last_latitude": 54.001, "last_longitude": 12.001,
+        "source": "clip.mp4", "frame": 25, "x": 1.0, "y": 2.0, "label": 0,
         **fields,
     }  # fmt: skip
 
@@ -167,6 +168,8 @@ def test_cot(tmp_path, report):
     assert events[0].get("start") == "2026-06-01T09:30:00.000Z"
     assert events[0].get("time") < events[0].get("stale")
     assert events[0].find("detail/contact").get("callsign") == "person 1"
+    moving = ElementTree.fromstring(cot.cot_event(find(track_id=4), "run", 0.0)).find("point")
+    assert (float(moving.get("lat")), float(moving.get("lon"))) == (54.001, 12.001)
 
 
 def listener(family=socket.AF_INET, address="127.0.0.1"):

@@ -86,6 +86,16 @@ def position_record(
     }
 
 
+def _last(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a find keeps of its newest position."""
+    return {
+        "last_time": record.get("time"),
+        "last_pts": record.get("pts"),
+        "last_latitude": record["latitude"],
+        "last_longitude": record["longitude"],
+    }
+
+
 class FindBook:
     """Joins positions of one object.
 
@@ -96,7 +106,8 @@ class FindBook:
 
     A find's place is the mean of its positions, weighted by 1 / semi_major^2; its ellipse is that
     of its best position. It does not shrink with their number: within one flight most of the error
-    (compass, barometer, mounting) is common to all of them.
+    (compass, barometer, mounting) is common to all of them. For what moves, the mean is the middle
+    of its way; last_latitude and last_longitude are its newest position alone.
     """
 
     def __init__(self, radius: float | None = None):
@@ -128,8 +139,7 @@ class FindBook:
             "latitude": round(float(latitude), 8),
             "longitude": round(float(longitude), 8),
             "count": find["count"] + 1,
-            "last_time": record.get("time"),
-            "last_pts": record.get("pts"),
+            **_last(record),
         }
         if record["semi_major"] < find["semi_major"]:
             keys = ("semi_major", "semi_minor", "azimuth", "sigma_altitude", "distance")
@@ -175,8 +185,7 @@ class FindBook:
             "name": f"{record['class_name']} {len(same)}",
             **{key: value for key, value in record.items() if key != "type"},
             "count": 1,
-            "last_time": record.get("time"),
-            "last_pts": record.get("pts"),
+            **_last(record),
         }
         self.finds.append(find)
         self._sums.append(part)

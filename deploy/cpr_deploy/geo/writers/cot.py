@@ -41,8 +41,10 @@ def cot_event(find: Mapping[str, Any], run: str, now: float) -> str:
     """A find as one event, without XML declaration. `now`: s since 1970.
 
     `ce` is one sigma of the longer axis of the ellipse and `le` one sigma of the altitude, as the
-    schema says; `hae`, the height above the ellipsoid, is 9999999 where it is not known.
+    schema says; `hae`, the height above the ellipsoid, is 9999999 where it is not known. The place
+    of a find with a track is where it was last: it may move.
     """
+    place = "last_" if "track_id" in find else ""
     event = ElementTree.Element(
         "event",
         version="2.0",
@@ -57,8 +59,8 @@ def cot_event(find: Mapping[str, Any], run: str, now: float) -> str:
     add(
         event,
         "point",
-        lat=f"{find['latitude']:.8f}",
-        lon=f"{find['longitude']:.8f}",
+        lat=f"{find[f'{place}latitude']:.8f}",
+        lon=f"{find[f'{place}longitude']:.8f}",
         hae=UNKNOWN if height is None else f"{height:.2f}",
         ce=f"{find['semi_major'] / ELLIPSE_95:.2f}",
         le=UNKNOWN if height is None else f"{find['sigma_altitude']:.2f}",

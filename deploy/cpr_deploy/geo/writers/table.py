@@ -14,7 +14,7 @@ COLUMNS = (
     *("id", "name", "class_name", "score", "latitude", "longitude"),
     *("altitude", "altitude_reference", "altitude_msl", "altitude_ellipsoid"),
     *("semi_major", "semi_minor", "azimuth", "sigma_altitude", "distance"),
-    *("time", "last_time", "pts", "last_pts", "count"),
+    *("time", "last_time", "pts", "last_pts", "count", "last_latitude", "last_longitude"),
     *("stream", "source", "file", "frame", "x", "y", "track_id"),
 )
 
