@@ -5,7 +5,7 @@
         --camera camera.json --ground takeoff --output finds.geojson finds.kml finds.html
     python deploy/video.py ... --points - | python deploy/georeference.py --points - ... \\
         --cot udp://239.2.3.1:6969
-    python deploy/georeference.py --images stills --predictions det.json --camera camera.json \\
+    python deploy/georeference.py --images stills --points stills.jsonl --camera camera.json \\
         --ground elevation.tif --output finds.html
 
 Points come from stream records (deploy/STREAMS.md) or from predictions on stills; poses from the
@@ -144,7 +144,7 @@ def _pairs(option: str, words: list[str]) -> dict[str, str]:
 
 def _check(args: argparse.Namespace) -> None:
     if (args.points is None) == (args.predictions is None):
-        raise InputError("give either --points, or --images and --predictions.")
+        raise InputError("give either --points, or --predictions with --images.")
     if (args.telemetry is None) == (args.images is None):
         raise InputError("give either --telemetry of a flight, or --images with their metadata.")
     if args.predictions is not None and args.images is None:

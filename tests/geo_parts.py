@@ -128,7 +128,7 @@ def still_xmp(attributes, namespace="http://www.dji.com/drone-dji/1.0/", prefix=
     ).encode()
 
 
-def write_still(path, xmp=b"", gps=None, size=(96, 54)):
+def write_still(path, xmp=b"", gps=None, size=(96, 54), orientation=None):
     """A JPEG with XMP and GPS tags: {tag: value}."""
     from PIL import ExifTags, Image
 
@@ -136,4 +136,6 @@ def write_still(path, xmp=b"", gps=None, size=(96, 54)):
     exif = Image.Exif()
     if gps:
         exif.get_ifd(ExifTags.IFD.GPSInfo).update(gps)
+    if orientation is not None:
+        exif[ExifTags.Base.Orientation] = orientation
     image.save(path, exif=exif, xmp=xmp)

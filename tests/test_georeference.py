@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import geo_parts
 from cpr_deploy.geo.flight_path import FlightPath
@@ -322,6 +323,27 @@ def test_stills(stills):
     assert (azimuth, metres) == pytest.approx((90, 100), abs=0.01)
     assert without["code"] == "no_fix" and down["class_name"] == "category 1"
     assert down["file"] == "0.jpg" and down["time"] is None
+
+
+@pytest.mark.parametrize(
+    ("orientation", "code"), [(None, None), (0, None), (1, None), (3, "turned"), (6, "turned")]
+)
+def test_stills_that_are_shown_turned(stills, orientation, code):
+    with Image.open(stills / "images/1.jpg") as image:
+        xmp = image.info["xmp"]
+    geo_parts.write_still(stills / "images/1.jpg", xmp, size=(384, 216), orientation=orientation)
+    assert run_stills([detection(0), detection(1)]) == 0
+    assert [record.get("code") for record in lines(stills / "a.jsonl")] == [None, code]
+
+
+def test_stills_by_records_of_a_folder(stills):
+    record = geo_parts.frame_record([(192, 108)], pts=0.0, file="0.jpg", width=384, height=216)
+    (stills / "out.jsonl").write_text(json.dumps(record) + "\n")
+    args = ("--images", "images", "--points", "out.jsonl", "--camera", "camera.json")
+    assert run_script(SCRIPT, *args, "--ground", "takeoff", "--output", "b.jsonl") == 0
+    (found,) = lines(stills / "b.jsonl")
+    assert (found["latitude"], found["longitude"]) == pytest.approx((54, 12), abs=1e-7)
+    assert found["class_name"] == "person" and found["file"] == "0.jpg"
 
 
 def test_stills_named_by_annotations(stills):

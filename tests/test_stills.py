@@ -28,6 +28,7 @@ def test_exif(tmp_path):
             "altitude_msl": -61.5,
             "width": 96,
             "height": 54,
+            "orientation": 1,
         }
     )
     assert read(tmp_path, gps={**GPS, 5: b"\x02"})["altitude_ellipsoid"] == 61.5
@@ -45,6 +46,12 @@ DJI = {
     "FlightPitchDegree": "+4.00",
     "FlightRollDegree": "-1.00",
 }
+
+
+def test_a_picture_that_is_shown_turned_tells_so(tmp_path):
+    geo_parts.write_still(tmp_path / "a.jpg", orientation=6)
+    found = read_still(tmp_path / "a.jpg")
+    assert (found["width"], found["height"], found["orientation"]) == (96, 54, 6)
 
 
 def test_dji(tmp_path):
@@ -86,7 +93,7 @@ def test_pix4d_counts_pitch_from_straight_down(tmp_path):
 
 def test_other_programs_fields_are_not_angles(tmp_path):
     row = read(tmp_path, geo_parts.still_xmp({"Pitch": "3", "Roll": "4"}, "http://x.org/", "x"))
-    assert set(row) == {"width", "height"}
+    assert set(row) == {"width", "height", "orientation"}
 
 
 def test_folder(tmp_path):

@@ -17,6 +17,7 @@ class GeoRefusal(enum.StrEnum):
     NO_ATTITUDE = "no_attitude"
     FROZEN = "frozen"
     NO_RESULT = "no_result"
+    TURNED = "turned"
     OUTSIDE_IMAGE = "outside_image"
     NO_RAY = "no_ray"
     ABOVE_HORIZON = "above_horizon"
@@ -36,6 +37,7 @@ REASONS = {
     GeoRefusal.NO_ATTITUDE: "the telemetry has no angles of the camera close to the frame",
     GeoRefusal.FROZEN: "the picture stood still while the platform may have moved on",
     GeoRefusal.NO_RESULT: "the network gave numbers that are not finite for this frame",
+    GeoRefusal.TURNED: "the picture is shown turned or mirrored (EXIF Orientation)",
     GeoRefusal.OUTSIDE_IMAGE: "the point lies outside of the camera's pictures",
     GeoRefusal.NO_RAY: "no light falls on this pixel by the camera's distortion model",
     GeoRefusal.ABOVE_HORIZON: "the line of sight does not meet the ground",

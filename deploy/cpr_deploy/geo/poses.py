@@ -122,6 +122,10 @@ class StillPoses:
         if name not in self._numbers:
             raise InputError(f"{self._folder}: holds no image {name!r}, of which there are points.")
         pose = self._path.at([self._numbers[name] * STILL_STEP])[0]
+        # Points are of the picture as it is shown, angles of the camera as it was mounted. 0 is
+        # written where it is not known.
+        if self._found[name]["orientation"] not in (0, 1):
+            pose = GeoRefusal.TURNED
         return pose, self._found[name].get("time")
 
     def size(self, name: str) -> tuple[int, int] | None:

@@ -47,7 +47,7 @@ _NUMBER = re.compile(r"\s*([-+]?\d+(?:\.\d+)?)(?:\s*/\s*(\d+(?:\.\d+)?))?\s*")
 
 def read_still(path: Path) -> dict[str, float]:
     """Fields of `telemetry.FIELDS` of one image, and `time` (UTC, s since 1970) where it has one;
-    `width` and `height`, px.
+    `width` and `height` (px) and `orientation` (of EXIF; 1: shown as it was taken).
 
     Raises:
         InputError: the file is no image, or its XMP is no XML.
@@ -56,15 +56,14 @@ def read_still(path: Path) -> dict[str, float]:
         with Image.open(path) as image:
             exif, xmp, size = image.getexif(), image.info.get("xmp", b""), image.size
             gps = exif.get_ifd(ExifTags.IFD.GPSInfo)
-            turned = exif.get(ExifTags.Base.Orientation, 1) >= 5
+            orientation = exif.get(ExifTags.Base.Orientation, 1)
             row = _exif_fields(exif, gps)
     except FileNotFoundError:
         raise InputError(f"{path}: no such image file. Check the image folder.") from None
     except Exception as error:  # Pillow raises many types for damaged files
         raise InputError(f"{path}: {unreadable(error)} Copy it again or remove it.") from None
     row |= _xmp_fields(xmp, path)
-    width, height = size[::-1] if turned else size
-    return {**row, "width": width, "height": height}
+    return {**row, "width": size[0], "height": size[1], "orientation": orientation}
 
 
 def _exif_fields(exif: Image.Exif, gps: dict) -> dict[str, float]:
