@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import sys
 
 from cpr_deploy.files import InputError, check_output_folder, check_outputs, run_main
 
@@ -68,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
     class_names = class_names_of(read_records(args.points, stream=args.stream))
     zones = load_zones(args.zones) if args.zones else None
+    _tell_absent_classes(zones, class_names)
     with contextlib.ExitStack() as stack:
         on_alarm = None
         if args.alarms:
@@ -85,6 +87,18 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{args.points}: holds no frames of stream {args.stream}.")
     print(json.dumps(summary, indent=1))
     return 0
+
+
+def _tell_absent_classes(zones, class_names) -> None:
+    """Records do not tell all classes of the model: a name that is not there may be misspelt."""
+    for rule in zones.alarms if zones is not None else ():
+        absent = sorted(set(rule.classes).difference(class_names))
+        if absent:
+            print(
+                f"alarm {rule.name!r}: no point of the records has the class {', '.join(absent)};"
+                f" they have {', '.join(class_names) or 'none'}.",
+                file=sys.stderr,
+            )
 
 
 def _records(args, class_names, zones, writer):

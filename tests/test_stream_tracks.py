@@ -202,6 +202,18 @@ def test_alarms_that_nobody_takes_are_kept_and_replayed(tmp_path, clip, capsys):
     assert "0 alarms sent, 2 left" in capsys.readouterr().out
 
 
+def test_a_class_that_no_record_has_is_told(tmp_path, clip, capsys):
+    zones = {**ZONES, "alarms": [{**ZONES["alarms"][0], "classes": ["preson"]}]}
+    (tmp_path / "zones.json").write_text(json.dumps(zones))
+    _, records = stream_parts.run(clip, tracking=SETTINGS)
+    (tmp_path / "o.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    words = ["--points", tmp_path / "o.jsonl", "--zones", tmp_path / "zones.json"]
+    assert count_tracks(*words, "--output", tmp_path / "c") == 0
+    told = capsys.readouterr()
+    assert "alarm 'there': no point of the records has the class preson" in told.err
+    assert json.loads(told.out)["alarms"] == 0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
