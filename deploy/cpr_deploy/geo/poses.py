@@ -25,7 +25,8 @@ class FlightPoses:
     """Poses by the time of frame records.
 
     Telemetry on the video's clock is asked for `pts` + offset, telemetry in UTC for start + pts +
-    offset, or, of live sources, for `captured_at` + offset.
+    offset, or, of live sources, for `captured_at` + offset. After `reconnected` a stream's `pts`
+    may begin anew, and tells no time any more.
 
     Args:
         path: the flight.
@@ -35,6 +36,12 @@ class FlightPoses:
 
     def __init__(self, path: FlightPath, offset: float = 0.0, start: float | None = None):
         self.path, self.offset, self.start = path, offset, start
+        self._reconnected: set[int] = set()
+
+    def tell(self, record: Mapping[str, Any]) -> None:
+        """Takes a record that is no frame."""
+        if record.get("type") == "reconnected":
+            self._reconnected.add(record.get("stream", 1))
 
     def pose(self, record: Mapping[str, Any]) -> tuple[Pose | GeoRefusal, float | None]:
         time, utc = self._times(record)
@@ -43,6 +50,8 @@ class FlightPoses:
     def _times(self, record: Mapping[str, Any]) -> tuple[float | None, float | None]:
         """The frame's time on the telemetry's clock, and in UTC where it is known."""
         pts, live = record.get("pts"), "age_ms" in record
+        if record.get("stream", 1) in self._reconnected:
+            pts = None
         utc = None
         if self.start is not None and pts is not None:
             utc = self.start + pts
@@ -127,6 +136,9 @@ class StillPoses:
         if self._found[name]["orientation"] not in (0, 1):
             pose = GeoRefusal.TURNED
         return pose, self._found[name].get("time")
+
+    def tell(self, record: Mapping[str, Any]) -> None:
+        """Stills have no clock that could change."""
 
     def size(self, name: str) -> tuple[int, int] | None:
         """Width and height of an image, px."""

@@ -27,6 +27,9 @@ class PoseSource(Protocol):
     def pose(self, record: Mapping[str, Any]) -> tuple[Pose | GeoRefusal, float | None]:
         """The pose of a frame record's picture, and its time (UTC, s since 1970) if known."""
 
+    def tell(self, record: Mapping[str, Any]) -> None:
+        """Takes a record that is no frame."""
+
     def line(self) -> np.ndarray:
         """(N, 4) of the camera: latitude, longitude, altitude, time (s)."""
 
@@ -53,6 +56,7 @@ class Survey:
         if record.get("type") == "resolution":
             self._resize(record)
         if record.get("type") != "frame":
+            self.poses.tell(record)
             return
         self.frames += 1
         pose, time = self.poses.pose(record)
