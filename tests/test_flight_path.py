@@ -148,18 +148,19 @@ def test_a_gimbal_on_a_platform():
 def test_gaps_and_ends():
     flight = path(rows([0, 1, 2, 10, 11, 12]))
     expected = {
-        -0.5: None,  # within one usual interval of an end
-        -1.5: GeoRefusal.OUTSIDE_TELEMETRY,
+        -0.1: None,  # within one usual interval of an end, and a tenth of a second
+        -0.2: GeoRefusal.OUTSIDE_TELEMETRY,
         1.5: None,
         2.0: None,
         2.5: GeoRefusal.GAP,
         9.9: GeoRefusal.GAP,
         10.0: None,
-        12.9: None,
-        13.1: GeoRefusal.OUTSIDE_TELEMETRY,
+        12.1: None,
+        12.2: GeoRefusal.OUTSIDE_TELEMETRY,
         float("nan"): GeoRefusal.NO_TIME,
     }
     assert codes(flight, list(expected)) == list(expected.values())
+    assert codes(path(rows([0, 0.03, 0.06])), [0.09, 0.1]) == [None, GeoRefusal.OUTSIDE_TELEMETRY]
     assert codes(path(rows([0, 1, 2, 10, 11]), max_gap=8), [5.0]) == [None]
 
 

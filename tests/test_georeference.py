@@ -286,7 +286,7 @@ def test_a_live_frame_waits_for_the_sample_after_it(tmp_path):
     # Nothing more comes: that is waited for once, and the newest pose serves right after it.
     poses = LivePoses(CsvTelemetry(path), make_path, patience=0.2)
     begin = time.monotonic()
-    assert {round(metres(poses, 2.5), 2) for _ in range(20)} == {20.0}
+    assert {round(metres(poses, 2.05), 2) for _ in range(20)} == {20.0}
     assert 0.2 <= time.monotonic() - begin < 2.0
 
 

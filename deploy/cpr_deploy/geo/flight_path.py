@@ -17,6 +17,8 @@ from . import attitude, earth
 from .codes import GeoRefusal
 from .telemetry import GIMBAL, PLATFORM, POSITION, Telemetry
 
+# A pose serves for so long before the first sample and after the last, s.
+MAX_HELD = 0.1
 REFERENCES = ("takeoff", "msl", "ellipsoid")
 _FIELDS = {
     "takeoff": "altitude_relative",
@@ -247,9 +249,10 @@ class FlightPath:
         width = known[right] - known[left]
         with np.errstate(divide="ignore", invalid="ignore"):
             share = np.where(width > 0, (times - known[left]) / width, 0.0)
-        # A last frame is shown for as long as the others: one usual interval beyond the end.
+        # A last frame is shown for as long as the others: one usual interval beyond the end, with
+        # the last pose. At a sample a second that would be metres behind.
         usual = float(np.median(np.diff(self._all))) if len(self._all) > 1 else 0.0
-        usual = min(usual, self._settings.max_gap) + 1e-6
+        usual = min(usual, self._settings.max_gap, MAX_HELD) + 1e-6
         beyond = np.maximum(self._all[0] - times, times - self._all[-1])
         inside = (share >= 0) & (share <= 1)
         nearest = np.minimum(np.abs(times - known[left]), np.abs(times - known[right]))
