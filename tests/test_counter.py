@@ -247,6 +247,20 @@ def test_a_full_disk_does_not_silence_the_alarms(tmp_path, caplog):
     assert json.loads((tmp_path / "counts.json").read_text())["alarms"] == 1
 
 
+def test_density_png_has_a_scale_in_its_corner(tmp_path):
+    frame = np.full((240, 640, 3), 77, np.uint8)
+    grid = DensityGrid(640, 240)
+    grid.add(np.array([[500.0, 50.0]]), 8.0)
+    grid.write_png(tmp_path / "d.png", frame)
+    changed = (cv2.imread(str(tmp_path / "d.png")) != grid.picture(frame)).any(axis=2)
+    rows, columns = np.nonzero(changed)
+    assert rows.min() >= 180 and columns.max() <= 200
+    # From the colour of nothing to that of the most, which is at the place itself.
+    bar = cv2.imread(str(tmp_path / "d.png"))[208, 12:172]
+    ends = cv2.applyColorMap(np.array([[0, 255]], np.uint8), cv2.COLORMAP_TURBO)[0]
+    assert (bar[0] == ends[0]).all() and (bar[-1] == ends[1]).all()
+
+
 def test_the_folder_of_counts(tmp_path):
     alarms = []
     writer = CountWriter(tmp_path / "c", ZONES, on_alarm=alarms.append)

@@ -10,11 +10,14 @@ import cv2
 import numpy as np
 
 from cpr_deploy.files import InputError, atomic_path, write_text
+from cpr_deploy.overlay import draw_text
 
 # Cells along the longer side.
 _CELLS = 64
 # The strongest colour covers the frame by so much.
 _OPACITY = 0.75
+# The scale of colours, px; smaller frames have none.
+_SCALE_WIDTH, _SCALE_HEIGHT, _SCALE_MARGIN = 160, 10, 12
 
 
 class DensityGrid:
@@ -52,9 +55,29 @@ class DensityGrid:
         weight = _OPACITY * np.minimum(1.0, 4 * share)[..., None]
         return (frame * (1 - weight) + colours * weight).round().astype(np.uint8)
 
+    def _draw_scale(self, image: np.ndarray) -> None:
+        """In the lower left corner, in place: the colours with seconds in a cell."""
+        height, width = image.shape[:2]
+        if width < 2 * _SCALE_WIDTH or height < _SCALE_WIDTH:
+            return
+        most = float(self.seconds.max())
+        left, top = _SCALE_MARGIN, height - 3 * _SCALE_MARGIN
+        shares = np.linspace(0, 255, _SCALE_WIDTH).astype(np.uint8)
+        colours = cv2.applyColorMap(np.tile(shares, (_SCALE_HEIGHT, 1)), cv2.COLORMAP_TURBO)
+        image[top : top + _SCALE_HEIGHT, left : left + _SCALE_WIDTH] = colours
+        below = top + _SCALE_HEIGHT + _SCALE_MARGIN
+        texts = [(f"seconds in {self.cell} x {self.cell} px", (left, top - 5))]
+        for share in (0.0, 0.5, 1.0):  # of the root of the most
+            place = (left + int(share * (_SCALE_WIDTH - 16)), below)
+            texts.append((f"{share**2 * most:.3g}", place))
+        for text, place in texts:
+            draw_text(image, text, place, 0.38, (255, 255, 255))
+
     def write_png(self, path: str | os.PathLike, frame: np.ndarray) -> None:
-        """Writes `picture` as PNG, atomically."""
-        encoded = cv2.imencode(".png", self.picture(frame))[1]
+        """Writes `picture` with a scale as PNG, atomically."""
+        picture = self.picture(frame)
+        self._draw_scale(picture)
+        encoded = cv2.imencode(".png", picture)[1]
         with atomic_path(path) as temporary:
             temporary.write_bytes(encoded.tobytes())
 
