@@ -190,9 +190,12 @@ def test_a_frozen_picture(server, watches):
 
 def test_a_replay_at_hundreds_of_frames_a_second(server, watches):
     server.restart(pattern="black", fps=240)
-    watch = watches(server.url, settings=quick(max_fps=100))
+    # Opened again every three seconds, and frozen all the same.
+    watch = watches(server.url, settings=quick(max_fps=100, frozen_after=6.0))
     (lost,) = watch.wait("lost")[:1]
     assert "more than 100 frames a second" in lost["message"]
+    (frozen,) = watch.wait("frozen")[:1]
+    assert frozen["seconds"] >= 6 and len(watch.records.of("lost")) >= 2
     server.restart()
     watch.wait("reconnected")
     watch.more_frames()

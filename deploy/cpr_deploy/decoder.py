@@ -160,6 +160,7 @@ def _check(message: dict[str, Any]) -> None:
         for key in ("slot", "offset", "frame", "skipped", "damaged")
     )
     good &= isinstance(message.get("name"), str)
+    good &= type(message.get("picture")) in (int, type(None))
     good = good and message["slot"] < SLOTS
     good = good and isinstance(shape, list) and len(shape) == 3 and shape[2] == 3
     good = good and all(type(side) is int and side > 0 for side in shape)

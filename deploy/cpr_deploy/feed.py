@@ -86,6 +86,7 @@ class StreamFeed:
         self._items: deque[StreamEvent | WaitingFrame] = deque()
         self._taken = 0
         self._next_index = 0
+        self._picture: int | None = None
         self._ended = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"feed of {self.name}", daemon=True)
@@ -320,13 +321,16 @@ class StreamFeed:
             }
             self._event(StreamEvent("reconnected", index, fields))
             session.reconnecting = 0
+        # Kept over reopening: a server may replay one picture whenever it is asked.
+        picture, before = message["picture"], self._picture
+        self._picture = picture
         held_up = session.held_up > 0
         session.held_up -= held_up
         if self.live or self.spec.kind == "stdin":
             for event in self._health.on_frame(
                 index,
                 now,
-                same=message["same"] is True,
+                same=picture is not None and picture == before,
                 size=(shape[1], shape[0]),
                 damaged=message["damaged"],
                 held_up=held_up,
