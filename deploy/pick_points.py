@@ -16,6 +16,7 @@ import contextlib
 import sys
 
 from cpr_deploy.files import InputError, check_outputs, read_json, run_main
+from cpr_deploy.network_options import add_network_options, check_network_options, open_localizer
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -81,20 +82,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     picks.add_argument("--settings", metavar="FILE.json", help="limits (deploy/PICKING.md)")
     picks.add_argument("--max-frames", type=int, metavar="N", help="stop after N images")
 
-    net = parser.add_argument_group("network")
-    net.add_argument(
-        "--providers",
-        nargs="+",
-        default=["CPUExecutionProvider"],
-        metavar="NAME",
-        help="ONNX Runtime execution providers, all of which must be used (default: %(default)s)",
-    )
-    net.add_argument("--threads", type=int, help="threads of ONNX Runtime")
-    net.add_argument("--score-thresh", type=float, help="not below the exported threshold")
+    add_network_options(parser)
     return parser.parse_args(argv)
 
 
 def _check(args: argparse.Namespace) -> None:
+    check_network_options(args)
     if not args.output and not args.picks:
         raise InputError(
             "nothing to write: give --output FILE.mcap, --picks FILE.jsonl, or both of them."
@@ -113,7 +106,6 @@ def main(argv: list[str] | None = None) -> int:
 
     from cpr_deploy.picking.camera_place import load_camera_place
     from cpr_deploy.picking.settings import PickSettings
-    from cpr_deploy.point_localizer import PointLocalizer
     from cpr_deploy.ros.bags import BagReader, BagWriter
     from cpr_deploy.ros.pick_pipeline import PickPipeline, PipelineSettings
     from cpr_deploy.ros.run_bag import bag_topics, run_bag
@@ -138,12 +130,7 @@ def main(argv: list[str] | None = None) -> int:
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(BagReader(args.bag))
         topics = bag_topics(reader, wanted, need_tf=place is None or bool(args.hand_frame))
-        localizer = PointLocalizer(
-            args.model,
-            providers=args.providers,
-            threads=args.threads,
-            score_thresh=args.score_thresh,
-        )
+        localizer = open_localizer(args)
         summary = run_bag(
             reader,
             topics,

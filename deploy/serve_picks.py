@@ -18,6 +18,7 @@ import sys
 import threading
 
 from cpr_deploy.files import InputError, check_outputs, read_json, run_main
+from cpr_deploy.network_options import add_network_options, check_network_options, open_localizer
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -60,16 +61,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     picks.add_argument("--picks", metavar="FILE.jsonl", help="records of all frames")
 
-    net = parser.add_argument_group("network")
-    net.add_argument(
-        "--providers",
-        nargs="+",
-        default=["CPUExecutionProvider"],
-        metavar="NAME",
-        help="ONNX Runtime execution providers, all of which must be used (default: %(default)s)",
-    )
-    net.add_argument("--threads", type=int, help="threads of ONNX Runtime")
-    net.add_argument("--score-thresh", type=float, help="not below the exported threshold")
+    add_network_options(parser)
     return parser.parse_args(argv)
 
 
@@ -84,6 +76,7 @@ def _address(option: str, text: str) -> tuple[str, int]:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    check_network_options(args)
     inputs = [args.model, args.camera, args.transform, args.hand_transform, args.settings]
     check_outputs([args.picks], inputs)
     host, port = _address("--listen", args.listen)
@@ -98,7 +91,6 @@ def main(argv: list[str] | None = None) -> int:
     from cpr_deploy.picking.pick_socket import PickSocket
     from cpr_deploy.picking.picker import PointPicker
     from cpr_deploy.picking.settings import PickSettings
-    from cpr_deploy.point_localizer import PointLocalizer
     from cpr_deploy.stream_records import open_records
 
     path = args.transform or args.hand_transform
@@ -113,12 +105,7 @@ def main(argv: list[str] | None = None) -> int:
         hand_from_camera=place if args.hand_transform else None,
         frame_id=args.base_frame,
     )
-    localizer = PointLocalizer(
-        args.model,
-        providers=args.providers,
-        threads=args.threads,
-        score_thresh=args.score_thresh,
-    )
+    localizer = open_localizer(args)
     queue = PickQueue(QueueSettings(max_age=args.max_age, hold_seconds=args.hold_seconds))
     desk = PickDesk(queue)
     stop = threading.Event()

@@ -20,8 +20,7 @@ import time
 
 from cpr_deploy.addresses import push_format, web_address
 from cpr_deploy.files import InputError, check_output_folder, check_outputs, run_main, write_json
-
-MAX_THREADS = 1024
+from cpr_deploy.network_options import add_network_options, check_network_options, open_localizer
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -59,18 +58,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     out.add_argument("--no-scores", action="store_true", help="do not write scores into frames")
 
-    net = parser.add_argument_group("network")
-    net.add_argument(
-        "--providers",
-        nargs="+",
-        default=["CPUExecutionProvider"],
-        metavar="NAME",
-        help="ONNX Runtime execution providers, all of which must be used (default: %(default)s)",
-    )
-    net.add_argument("--threads", type=int, help="threads of ONNX Runtime")
-    net.add_argument(
-        "--score-thresh", type=float, help="not below the exported threshold (default: that)"
-    )
+    net = add_network_options(parser)
     net.add_argument(
         "--resize",
         default="test",
@@ -188,8 +176,7 @@ def _check(args: argparse.Namespace) -> None:
     for name, value in (("--every", args.every), ("--max-frames", args.max_frames)):
         if value is not None and value < 1:
             raise InputError(f"{name} {value}: at least 1 is needed.")
-    if args.threads is not None and not 1 <= args.threads <= MAX_THREADS:
-        raise InputError(f"--threads {args.threads}: 1 to {MAX_THREADS} are possible.")
+    check_network_options(args)
     if args.points == args.csv == "-":
         raise InputError("--points - and --csv -: only one of them can have standard output.")
     of_each = (("--output", args.output), ("--push", args.push), ("--counts", args.counts))
@@ -246,7 +233,6 @@ def main(argv: list[str] | None = None) -> int:
 
     from cpr_deploy.feed import FeedSettings
     from cpr_deploy.feed_group import FeedGroup
-    from cpr_deploy.point_localizer import PointLocalizer
     from cpr_deploy.regions import Region, RegionLocalizer
     from cpr_deploy.sources import SourceSpec
     from cpr_deploy.stream import StreamOutputs, run_streams
@@ -276,13 +262,7 @@ def main(argv: list[str] | None = None) -> int:
             max_fps=args.max_fps,
         ),
     )
-    localizer = model = PointLocalizer(
-        args.model,
-        providers=args.providers,
-        threads=args.threads,
-        score_thresh=args.score_thresh,
-        resize=_resize(args.resize),
-    )
+    localizer = model = open_localizer(args, resize=_resize(args.resize))
     if roi or args.tile:
         localizer = RegionLocalizer(
             model, roi=Region(*roi) if roi else None, tile=args.tile, overlap=args.overlap
