@@ -149,9 +149,9 @@ def test_pts_tell_no_time_after_a_stream_was_opened_again(flight):
     again = {"type": "reconnected", "source": "clip.mp4", "frame": 1, "seconds": 9, "attempts": 1}
     frames = [geo_parts.frame_record([(1920, 1080)], pts=pts) for pts in (1.0, 0.5)]
     write(flight / "out.jsonl", [frames[0], again, frames[1], {**frames[1], "stream": 2}])
-    assert run("--points", "out.jsonl", "--output", "a.jsonl") == 0
-    codes = [record.get("code") for record in lines(flight / "a.jsonl")]
-    assert codes == [None, "no_time", None]
+    for stream, codes in (("1", [None, "no_time"]), ("2", [None])):
+        assert run("--points", "out.jsonl", "--stream", stream, "--output", "a.jsonl") == 0
+        assert [record.get("code") for record in lines(flight / "a.jsonl")] == codes
 
 
 UTC = 20605 * 86400 + 34200.0  # 2026-06-01T09:30:00Z
