@@ -192,10 +192,12 @@ def test_a_replay_at_hundreds_of_frames_a_second(server, watches):
     server.restart(pattern="black", fps=240)
     # Opened again every three seconds, and frozen all the same.
     watch = watches(server.url, settings=quick(max_fps=100, frozen_after=6.0))
-    (lost,) = watch.wait("lost")[:1]
-    assert "more than 100 frames a second" in lost["message"]
+    told = "more than 100 frames a second"
+    stream_parts.wait_until(
+        lambda: any(told in record["message"] for record in watch.records.of("lost")), 30, told
+    )
     (frozen,) = watch.wait("frozen")[:1]
-    assert frozen["seconds"] >= 6 and len(watch.records.of("lost")) >= 2
+    assert frozen["seconds"] >= 6
     server.restart()
     watch.wait("reconnected")
     watch.more_frames()
