@@ -10,15 +10,15 @@ from __future__ import annotations
 import http
 import json
 import logging
-import socket
 import threading
 from collections.abc import Callable
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from cpr_deploy.addresses import LOOPBACK
 from cpr_deploy.files import InputError
+from cpr_deploy.http_server import HttpServer, asks_for_this_machine
 from cpr_deploy.picking.pick_desk import MAX_NAME, PickDesk
 from cpr_deploy.picking.pick_frames import PickFrames
 
@@ -59,26 +59,18 @@ class PickServer:
         self.desk = desk
         self.frames = frames
         self._slots = threading.BoundedSemaphore(MAX_REQUESTS)
-        local = host in LOOPBACK
-        try:
-            self._server = _Server((host, port), partial(_Handler, self, local))
-        except (OSError, OverflowError) as error:
-            raise InputError(
-                f"--listen {host}:{port}: cannot be opened ({getattr(error, 'strerror', error)})."
-                " Choose another port."
-            ) from None
-        if not local:
-            logger.warning("picks have no password, and %s is open to others", host)
-        self.port = self._server.server_address[1]
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.1,), name="picks", daemon=True
+        self._server = HttpServer(
+            host,
+            port,
+            partial(_Handler, self, host in LOOPBACK),
+            option="--listen",
+            name="picks",
+            connections=MAX_CONNECTIONS,
         )
-        self._thread.start()
+        self.port = self._server.port
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._server.close()
 
     def enter(self) -> bool:
         return self._slots.acquire(blocking=False)
@@ -102,32 +94,6 @@ class PickServer:
                     http.HTTPStatus.BAD_REQUEST, f"{name}: 1 to {MAX_NAME} characters are needed"
                 )
         return getattr(self.desk, verb)(**{"arm": "arm", **request})
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-    def __init__(self, address: tuple[str, int], handler: Callable):
-        if ":" in address[0]:
-            self.address_family = socket.AF_INET6
-        self._connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
-        super().__init__(address, handler)
-
-    def process_request(self, request, client_address) -> None:
-        if self._connections.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request, client_address) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._connections.release()
-
-    def handle_error(self, request, client_address) -> None:
-        logger.debug("a request for picks failed", exc_info=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -202,9 +168,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _check_asker(self) -> None:
         """Web pages send Origin; their scripts must not move a robot, nor read along by a foreign
         name that resolves to this machine (DNS rebinding)."""
-        host = self.headers.get("Host", "")
-        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-        if "Origin" in self.headers or (self._local and name.lower() not in LOOPBACK):
+        foreign = self._local and not asks_for_this_machine(self.headers)
+        if "Origin" in self.headers or foreign:
             raise _Bad(http.HTTPStatus.FORBIDDEN, "not for web pages")
 
     def _refuse(self, status: http.HTTPStatus, reason: str, code: str = "bad_request") -> None:

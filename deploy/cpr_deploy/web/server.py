@@ -7,24 +7,25 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from importlib import resources
 
 import cv2
 import numpy as np
 
 from cpr_deploy.addresses import LOOPBACK
-from cpr_deploy.files import InputError
+from cpr_deploy.http_server import HttpServer, asks_for_this_machine
 from cpr_deploy.metrics_text import metrics_text
 from cpr_deploy.stream_status import StreamStatus
 
 logger = logging.getLogger(__name__)
 
-# Seconds for a request; requests at a time.
+# Seconds for a request; requests at a time; connections, also those that ask nothing.
 TIMEOUT = 10.0
 MAX_REQUESTS = 16
+MAX_CONNECTIONS = 256
 JPEG_QUALITY = 80
 _FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
@@ -68,29 +69,21 @@ class WebPage:
         self.pictures = [_Picture() for _ in range(streams)]
         self._statuses: Sequence[StreamStatus] = ()
         self._slots = threading.BoundedSemaphore(MAX_REQUESTS)
-        local = host in LOOPBACK
-        try:
-            self._server = _Server((host, port), partial(_Handler, self, local))
-        except (OSError, OverflowError) as error:
-            raise InputError(
-                f"--web {host}:{port}: cannot be opened ({getattr(error, 'strerror', error)})."
-                " Choose another port."
-            ) from None
-        if not local:
-            logger.warning("the web page has no password, and %s is open to others", host)
-        self.port = self._server.server_address[1]
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.1,), name="web page", daemon=True
+        self._server = HttpServer(
+            host,
+            port,
+            partial(_Handler, self, host in LOOPBACK),
+            option="--web",
+            name="web page",
+            connections=MAX_CONNECTIONS,
         )
-        self._thread.start()
+        self.port = self._server.port
 
     def __call__(self, statuses: Sequence[StreamStatus]) -> None:
         self._statuses = statuses
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._server.close()
 
     def answer(self, path: str) -> tuple[str, bytes] | None:
         """Content type and body, or None if there is no such thing."""
@@ -124,20 +117,6 @@ class WebPage:
         self._slots.release()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, address: tuple[str, int], handler: Callable):
-        import socket
-
-        if ":" in address[0]:
-            self.address_family = socket.AF_INET6
-        super().__init__(address, handler)
-
-    def handle_error(self, request, client_address) -> None:
-        logger.debug("a request of the web page failed", exc_info=True)
-
-
 class _Handler(BaseHTTPRequestHandler):
     timeout = TIMEOUT
     server_version, sys_version = "cpr", ""
@@ -154,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve(body=False)
 
     def _serve(self, *, body: bool) -> None:
-        if self._local and not self._asked_for_us():
+        if self._local and not asks_for_this_machine(self.headers):
             self._reply(http.HTTPStatus.FORBIDDEN, "text/plain", b"Wrong host.\n", body)
             return
         if not self._page.enter():
@@ -169,13 +148,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(http.HTTPStatus.NOT_FOUND, "text/plain", b"Not here.\n", body)
         else:
             self._reply(http.HTTPStatus.OK, *found, body)
-
-    def _asked_for_us(self) -> bool:
-        """Whether the browser meant this machine: a foreign name that resolves to it (DNS
-        rebinding) would let that site's scripts read along."""
-        host = self.headers.get("Host", "")
-        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-        return name.lower() in LOOPBACK
 
     def _reply(self, status: http.HTTPStatus, kind: str, data: bytes, body: bool) -> None:
         self.send_response(status)
