@@ -24,7 +24,7 @@ if test -z "$$found"; then \
 fi
 endef
 
-# CHROMIUM names another browser of its kind, which tests/test_review_page.py then uses.
+# CHROMIUM names another browser of its kind, which the browser tests then use.
 define CHROMIUM_INSTALLED
 test -n "$$CHROMIUM" || command -v chromium >/dev/null || { \
   if ! command -v apt-get >/dev/null; then \

@@ -1,10 +1,13 @@
 """Options and fixtures shared by all tests."""
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 TESTS = Path(__file__).parent
 
 
@@ -39,3 +42,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """The system's Chromium, which asks nothing of the net by itself."""
+    if not CHROMIUM:
+        pytest.skip("no Chromium: `make test-browser` installs it; or name one in CHROMIUM")
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    flags = ["--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    flags += ["--disable-sync", "--no-first-run"]
+    # Without a sandbox only where Chromium itself demands that.
+    flags += ["--no-sandbox"] if os.geteuid() == 0 else []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()

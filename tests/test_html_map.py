@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ import geo_parts
 from cpr_deploy.geo.writers.html_map import write_html
 from cpr_deploy.geo.writers.report import Report
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 HOSTILE = '</script><img src=x onerror="document.title=1">'
 HOME = (54.179, 12.081)
 
@@ -61,20 +59,6 @@ def test_one_file_that_asks_nobody(tmp_path):
 
 
 # --- in a browser ---
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not CHROMIUM:
-        pytest.skip("no Chromium: `make test-browser` installs it; or name one in CHROMIUM")
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    flags = ["--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    flags += ["--disable-sync", "--no-first-run"]
-    flags += ["--no-sandbox"] if os.geteuid() == 0 else []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import os
-import shutil
 
 import pytest
 
@@ -22,23 +20,6 @@ from review_data import (
 from tool_runner import run_tool
 
 pytestmark = pytest.mark.browser
-
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
-# No look-ups of its own; without a sandbox only where Chromium itself demands that.
-FLAGS = ["--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-FLAGS += ["--disable-sync", "--no-first-run"]
-FLAGS += ["--no-sandbox"] if os.geteuid() == 0 else []
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not CHROMIUM:
-        pytest.skip("no Chromium: `make test-browser` installs it; or name one in CHROMIUM")
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

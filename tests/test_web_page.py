@@ -3,7 +3,6 @@
 import http.client
 import json
 import os
-import shutil
 import socket
 
 import cv2
@@ -20,7 +19,6 @@ from cpr_deploy.sources import Frame, SourceSpec
 from cpr_deploy.stream_status import StreamStatus
 from cpr_deploy.web.server import WebPage
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 HOSTILE = '<img src=x onerror="document.title=1">'
 
 
@@ -130,20 +128,6 @@ def test_metrics(tmp_path):
 
 
 # --- in a browser ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not CHROMIUM:
-        pytest.skip("no Chromium: `make test-browser` installs it; or name one in CHROMIUM")
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    flags = ["--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    flags += ["--disable-sync", "--no-first-run"]
-    flags += ["--no-sandbox"] if os.geteuid() == 0 else []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
 
 
 def watch(browser, url):

@@ -314,8 +314,7 @@ class _Run:
         if stream is None or item.frozen or result.flags & FLAG_NOT_FINITE:
             return None
         begin = time.perf_counter()
-        # Times of a live source begin anew when it comes back; our clock does not.
-        seconds = frame.clock if feed.live else frame.pts
+        seconds = _time_of(feed, frame)
         tracks = stream.update(result, seconds, frame.image)
         stages["track"] = round(1e3 * (time.perf_counter() - begin), 3)
         return tracks
@@ -341,8 +340,7 @@ class _Run:
             text.append("NO RESULT")
         if doubtful:
             text.append("STALE")
-        # Times of a live source begin anew when it comes back; our clock does not.
-        seconds = frame.clock if feed.live else frame.pts
+        seconds = _time_of(feed, frame)
         traces = None if tracks is None else self._tracks[id(feed)].traces
         annotator.draw(frame.image, result, ", ".join(text), seconds, tracks, traces)
 
@@ -412,6 +410,12 @@ class _Run:
             for call in self._outputs.on_status:
                 with contextlib.suppress(OSError):  # a full disk: the next time, perhaps
                     call(self.summary.streams)
+
+
+def _time_of(feed: StreamFeed, frame: Frame) -> float | None:
+    """Seconds that do not go back: times of a live source begin anew when it comes back, our clock
+    does not."""
+    return frame.clock if feed.live else frame.pts
 
 
 def _length(feeds: Sequence[StreamFeed], max_frames: int | None) -> int | None:
